@@ -1,0 +1,50 @@
+"""What the store holds, for people and programs: rows and details made from records. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from kiln.store import CANDIDATE, CURRENT, Entry, Store
+
+
+def current(store: Store) -> list[tuple[Entry, dict[str, str]]]:
+    """For each image the version that a user gets (current, candidate, newest), and its channels."""
+    rows = []
+    for name in store.names():
+        channels = store.channels(name)
+        version = channels.get(CURRENT) or channels.get(CANDIDATE) or store.versions(name)[-1]
+        rows.append((store.entry(name, version), channels))
+    return rows
+
+
+def listing(rows: Sequence[tuple[Entry, dict[str, str]]]) -> list[dict[str, Any]]:
+    return [_brief(entry, channels) for entry, channels in rows]
+
+
+def _brief(entry: Entry, channels: dict[str, str]) -> dict[str, Any]:
+    brief: dict[str, Any] = {
+        "name": entry.name,
+        "version": entry.version,
+        "path": str(entry.path),
+        "channels": channels,
+    }
+    if entry.record is None:
+        return {**brief, "problem": entry.problem}
+    record = entry.record
+    return {
+        **brief,
+        "description": record.description,
+        "base": record.base,
+        "size": record.size,
+        "digest": record.digest,
+        "built": record.built,
+        "smoke": record.smoke_state,
+    }
+
+
+def details(entry: Entry, channels: dict[str, str]) -> dict[str, Any]:
+    """Everything on record about one version."""
+    data = _brief(entry, channels)
+    return {**data, "record": asdict(entry.record)} if entry.record else data

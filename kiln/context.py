@@ -1,0 +1,158 @@
+"""What every command works with: the checkout, the site, the store, the network, the caller.
+
+Owns the wiring of modules from a site profile. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from kiln import __version__, manifest, site, smoke
+from kiln.bases import Finder
+from kiln.errors import UsageError
+from kiln.manifest import Manifest
+from kiln.registry.client import Client
+from kiln.registry.credentials import load as load_credentials
+from kiln.registry.transport import Network, Transport
+from kiln.run import Redactor, host_environment
+from kiln.runtime import choice
+from kiln.runtime.contract import Runtime
+from kiln.site import Site
+from kiln.store import Store
+from kiln.ui import Ui
+from kiln.workspace import Workspace
+
+LARGEST_DOCUMENT = 64 << 20
+OK, NOT_FOUND = 200, 404
+MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+@dataclass(frozen=True)
+class Context:
+    """One command's surroundings. `root` is the checkout; `environ` the caller's environment."""
+
+    root: Path
+    site: Site
+    environ: Mapping[str, str]
+    ui: Ui
+
+    @property
+    def manifests(self) -> Path:
+        return self.root / "manifests"
+
+    @property
+    def hooks(self) -> Path:
+        return self.root / "hooks"
+
+    @property
+    def architecture(self) -> str:
+        """This machine's, as registries name it: amd64, arm64."""
+        return MACHINES.get(platform.machine(), platform.machine())
+
+    @property
+    def store(self) -> Store:
+        return Store(self.site.images)
+
+    @property
+    def redact(self) -> Redactor:
+        return Redactor(self.site.secrets())
+
+    @property
+    def uv(self) -> Path:
+        """The static uv that layers mount; `./bootstrap` puts it into the environment."""
+        return Path(sys.prefix) / "static/bin/uv"
+
+    @property
+    def credentials_path(self) -> Path:
+        """enroot's own credentials file, which serves both runtimes."""
+        config = self.environ.get("ENROOT_CONFIG_PATH") or str(Path(self._config_home) / "enroot")
+        return Path(config) / ".credentials"
+
+    @cached_property
+    def client(self) -> Client:
+        credentials = load_credentials(self.credentials_path, self.environ)
+        return Client(
+            self._network,
+            credentials,
+            mirrors={host: registry.mirror for host, registry in self.site.registries.items()},
+            notify=self.ui.warn,
+        )
+
+    @property
+    def _config_home(self) -> str:
+        return self.environ.get("XDG_CONFIG_HOME") or str(Path(self.environ.get("HOME", "/")) / ".config")
+
+    @property
+    def _network(self) -> Network:
+        proxies = {
+            name: value
+            for name, value in (
+                ("http", self.site.proxies.http),
+                ("https", self.site.proxies.https),
+                ("no_proxy", self.site.proxies.no),
+            )
+            if value
+        }
+        return Network(proxies, self.site.ca_bundle, f"kiln/{__version__}")
+
+    def load(self, name: str) -> Manifest:
+        """The manifest of an image. Raises `UsageError` for an unknown name, `ManifestError` for mistakes."""
+        return manifest.load(manifest.find(self.manifests, name), hooks=smoke.hooks(self.hooks))
+
+    def finder(self) -> Finder:
+        return Finder(
+            client=self.client,
+            store=self.store,
+            folder=self.manifests,
+            architecture=self.architecture,
+            mirrors=self.site.mirrors,
+            fetch=self._fetch,
+        )
+
+    def _fetch(self, url: str) -> bytes | None:
+        answer = Transport(self._network, self.ui.warn).read(url, {}, threading.Event(), LARGEST_DOCUMENT)
+        if answer.status == NOT_FOUND:
+            return None
+        if answer.status != OK:
+            raise UsageError(f"{url} answered {answer.status}", "look at the site's mirrors and proxies")
+        return answer.body
+
+    def host_env(self) -> dict[str, str]:
+        """What tools of the host get: the caller's path and home, the site's proxies and CA."""
+        env = host_environment(self.environ, self.site.proxy_environment())
+        if self.site.ca_bundle:
+            env.update(self.site.ca_environment(str(self.site.ca_bundle)))
+        return env
+
+    def runtime(self, workspace: Workspace, wanted: str) -> Runtime:
+        return choice.choose(wanted or self.site.runtime, self.site, workspace, self.client, self.environ)
+
+
+def open_context(
+    root: Path, site_name: str | None, images: str | None, environ: Mapping[str, str], ui: Ui
+) -> Context:
+    """Load the site and see that `root` is a checkout. Raises `UsageError`, `ManifestError`."""
+    if not (root / "manifests").is_dir():
+        raise UsageError(
+            f"{root} has no folder 'manifests'", "type it in a checkout of Kiln, or set KILN_ROOT to one"
+        )
+    loaded = site.load(site_name, root, {**environ, **({"KILN_IMAGES": images} if images else {})})
+    return Context(root, loaded, environ, ui)
+
+
+def find_root(environ: Mapping[str, str]) -> Path:
+    """The checkout: KILN_ROOT, else the nearest folder upwards with manifests, else Kiln's own."""
+    if named := environ.get("KILN_ROOT"):
+        return Path(named).resolve()
+    here = Path(os.getcwd())
+    for folder in (here, *here.parents):
+        if (folder / "manifests").is_dir() and (folder / "sites").is_dir():
+            return folder
+    return Path(__file__).resolve().parent.parent

@@ -1,0 +1,151 @@
+"""Bases made from a Debian or Ubuntu mirror: `debootstrap:SUITE`, by mmdebstrap.
+
+Owns where a suite's parts lie, what pins them (the digests of their signed InRelease files) and
+mmdebstrap's command line. mmdebstrap checks the signatures against the archive's keyring.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kiln import files
+from kiln.errors import BaseError
+from kiln.run import CommandFailed, run
+from kiln.runtime.contract import Output
+from kiln.runtime.sandbox import host_tools, sandboxed
+
+KEYRINGS = Path("/usr/share/keyrings")
+PUBLIC = {"debian": "http://deb.debian.org/debian", "ubuntu": "http://archive.ubuntu.com/ubuntu"}
+COMPONENTS = {"debian": "main", "ubuntu": "main universe"}
+VARIANT = "apt"
+TIME_LIMIT_SECONDS = 1800.0
+DATE = re.compile(rb"^Date: (.+)$", re.MULTILINE)
+
+Fetch = Callable[[str], "bytes | None"]
+"""The contents at a URL, or None where the server says that there is nothing."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite as its mirror has it now. `sources` are lines of sources.list; `epoch` Unix seconds."""
+
+    name: str
+    mirror: str
+    public: str
+    sources: tuple[str, ...]
+    digest: str
+    epoch: int
+
+
+def find(name: str, mirrors: Mapping[str, str], fetch: Fetch) -> Suite:
+    """Look a suite up: Debian's mirror first, then Ubuntu's, each with its updates and security parts.
+
+    Raises `BaseError` for a suite that neither has.
+    """
+    for distribution in ("debian", "ubuntu"):
+        mirror = mirrors.get(distribution, PUBLIC[distribution]).rstrip("/")
+        release = fetch(_release(mirror, name))
+        if release is not None:
+            return _suite(name, distribution, mirror, release, fetch)
+    asked = " nor ".join(mirrors.get(distribution, PUBLIC[distribution]) for distribution in PUBLIC)
+    raise BaseError(
+        f"no suite '{name}' on {asked}", "write a suite such as bookworm or noble: base: debootstrap:bookworm"
+    )
+
+
+def _suite(name: str, distribution: str, mirror: str, release: bytes, fetch: Fetch) -> Suite:
+    security = mirror + "-security" if distribution == "debian" else mirror
+    parts = [(mirror, name, release)]
+    for place, part in ((mirror, f"{name}-updates"), (security, f"{name}-security")):
+        if (text := fetch(_release(place, part))) is not None:
+            parts.append((place, part, text))
+    signed = f"[signed-by={KEYRINGS}/{distribution}-archive-keyring.gpg]"
+    components = COMPONENTS[distribution]
+    digest = hashlib.sha256(VARIANT.encode())
+    for _, _, text in parts:
+        digest.update(hashlib.sha256(text).digest())
+    return Suite(
+        name,
+        mirror,
+        PUBLIC[distribution],
+        tuple(f"deb {signed} {place} {part} {components}" for place, part, _ in parts),
+        f"sha256:{digest.hexdigest()}",
+        max(_date(text) for _, _, text in parts),
+    )
+
+
+def _release(mirror: str, suite: str) -> str:
+    return f"{mirror}/dists/{suite}/InRelease"
+
+
+def _date(release: bytes) -> int:
+    """The time at which an InRelease file says it was made."""
+    match = DATE.search(release)
+    parsed = email.utils.parsedate_tz(match[1].decode("ascii", "replace")) if match else None
+    if parsed is None:
+        raise BaseError(
+            "the mirror's InRelease file has no Date; is it a Debian mirror?",
+            "set another mirror in the site",
+        )
+    return int(email.utils.mktime_tz(parsed))
+
+
+def make(suite: Suite, tree: Path, env: Mapping[str, str], output: Output) -> None:
+    """Make the suite's tree in the new folder `tree`. `env` reaches mmdebstrap and apt (proxies, CA)."""
+    tree.mkdir(parents=True)
+    keyring = suite.sources[0].partition("signed-by=")[2].partition("]")[0]
+    if not Path(keyring).exists():
+        raise BaseError(
+            f"{keyring} is missing: the mirror's signatures can't be checked",
+            f"run: apt-get install {Path(keyring).stem}",
+        )
+    argv = [
+        "mmdebstrap",
+        "--mode=root",
+        # Mounting devpts needs gid 5, which isn't mapped; start-stop-daemon has nothing to start.
+        "--skip=chroot/mount,chroot/start-stop-daemon,check/qemu",
+        f"--variant={VARIANT}",
+        '--aptopt=APT::Sandbox::User "root"',
+        f"--include={Path(keyring).stem},ca-certificates",
+        suite.name,
+        str(tree),
+        *suite.sources,
+    ]
+    # mmdebstrap writes SOURCE_DATE_EPOCH into what it makes.
+    inside = {**env, "SOURCE_DATE_EPOCH": str(suite.epoch), "TMPDIR": "/tmp"}
+    try:
+        with sandboxed(host_tools([tree]), argv, inside, fake_root=True) as call:
+            run(
+                call.argv,
+                what=f"make {suite.name} from {suite.mirror}",
+                env=env,
+                timeout=TIME_LIMIT_SECONDS,
+                log=output.log,
+                on_line=output.on_line,
+                redact=output.redact,
+                pass_fds=call.descriptors,
+            )
+    except CommandFailed as error:
+        raise BaseError(
+            f"mmdebstrap failed: {error.result.outcome()}", "look at the lines above", error.details
+        ) from error
+    _forget_this_run(tree)
+
+
+def _forget_this_run(tree: Path) -> None:
+    """Take out what mmdebstrap leaves of the caller: its apt options and the host's resolv.conf."""
+    for name in ("etc/apt/apt.conf.d/99mmdebstrap", "etc/resolv.conf", "etc/hostname"):
+        (tree / name).unlink(missing_ok=True)
+
+
+def canonical_sources(suite: Suite, tree: Path) -> None:
+    """Make the finished image ask the public mirror, whatever mirror of the site it was built from."""
+    path = tree / "etc/apt/sources.list"
+    text = files.read_inside(tree, "/etc/apt/sources.list")
+    if text is not None and suite.mirror != suite.public and not path.is_symlink():
+        files.write_atomic(path, text.replace(suite.mirror.encode(), suite.public.encode()))

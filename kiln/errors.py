@@ -1,0 +1,111 @@
+"""Everything that can go wrong for a person, each with an id, a hint and an exit code.
+
+Owns the catalogue of failures. Raises nothing, prints nothing, exits nowhere: `kiln.tasks` turns
+a `KilnError` into a message and an exit code at the edge. A traceback means a bug in Kiln.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class KilnError(Exception):
+    """A failure that a person can do something about.
+
+    `message` names the thing and the place, `hint` the next command to type (or ""), and
+    `details` holds further lines (the end of a log, a list of findings), printed as they are.
+    """
+
+    id = "error"
+    exit_code = 1
+    meaning = "an unexpected failure of Kiln itself"
+
+    def __init__(self, message: str, hint: str = "", details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = tuple(details)
+
+
+class UsageError(KilnError):
+    id = "usage"
+    exit_code = 2
+    meaning = "the command line can't be understood, or names something that does not exist"
+
+
+class ManifestError(KilnError):
+    id = "manifest"
+    exit_code = 3
+    meaning = "a manifest or a site profile has mistakes"
+
+
+class EnvironmentMissing(KilnError):
+    id = "environment"
+    exit_code = 4
+    meaning = "this machine lacks a tool, a right or a kernel feature that the work needs"
+
+
+class BaseError(KilnError):
+    id = "base"
+    exit_code = 5
+    meaning = "the base can't be found, fetched or trusted (registry, digest, layer contents)"
+
+
+class LayerError(KilnError):
+    id = "layer"
+    exit_code = 6
+    meaning = "a layer's own commands failed or ran past their time limit"
+
+
+class RuntimeFailure(KilnError):
+    id = "runtime"
+    exit_code = 7
+    meaning = "enroot or the embedded runtime failed, not the layer's commands"
+
+
+class SpaceError(KilnError):
+    id = "space"
+    exit_code = 8
+    meaning = "a disk is full, or too small for the work"
+
+
+class ExportError(KilnError):
+    id = "export"
+    exit_code = 9
+    meaning = "the .sqsh file could not be written, or is damaged"
+
+
+class SmokeFailure(KilnError):
+    id = "smoke"
+    exit_code = 10
+    meaning = "a required smoke hook failed in the finished image"
+
+
+class StoreError(KilnError):
+    id = "store"
+    exit_code = 11
+    meaning = "the images folder is missing, read-only or damaged, or lacks what was asked for"
+
+
+class BusyError(KilnError):
+    id = "busy"
+    exit_code = 12
+    meaning = "somebody else holds what is needed, for longer than the limit"
+
+
+class Interrupted(KilnError):
+    """SIGINT, SIGTERM or SIGHUP arrived: `signal_number` decides the exit code, 128 + n."""
+
+    id = "interrupted"
+    exit_code = 130
+    meaning = "stopped by a signal (128 + its number: 130 Ctrl-C, 143 SIGTERM); nothing was published"
+
+    def __init__(self, message: str, signal_number: int, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.signal_number = signal_number
+        self.exit_code = 128 + signal_number
+
+
+def catalogue() -> list[type[KilnError]]:
+    """Every kind of failure, ordered by exit code, for the table in README and docs."""
+    return sorted([KilnError, *KilnError.__subclasses__()], key=lambda kind: kind.exit_code)

@@ -1,0 +1,176 @@
+"""Running the layers of a manifest in a container, with a log for each.
+
+Owns what a layer sees of the build (variables, mounts), the story told when it fails, and where logs
+go. What a layer is, as a command, is `kiln.layercommand`.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from kiln import files, imageformat, layercommand, workspace
+from kiln.context import Context
+from kiln.errors import KilnError, LayerError, RuntimeFailure, SpaceError
+from kiln.layercommand import INSIDE, LAYER, STATE, TEMPORARY, LayerCommand
+from kiln.manifest import Mount, RunLayer
+from kiln.plan import Plan, PlannedLayer
+from kiln.run import Result, TimeLimit
+from kiln.runtime.contract import Command, Output, Runtime
+from kiln.ui import Step
+from kiln.workspace import Workspace
+
+CA_INSIDE = f"{INSIDE}/ca.crt"
+IDENTITY = ("etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/localtime")
+KEPT_LOGS = 40
+TAIL_LINES = 15
+FULL = "No space left on device"
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs the layers of one build, one after the other, in `container`."""
+
+    context: Context
+    plan: Plan
+    workspace: Workspace
+    runtime: Runtime
+    container: str
+    logs: Path
+    keep: bool
+
+    def run(self, item: PlannedLayer, step: Step) -> None:
+        """Raises `LayerError`, `RuntimeFailure` or `SpaceError` when the layer can't be made."""
+        made = layercommand.command(item.layer, self.context.manifests, self.context.uv)
+        log_path = self.logs / f"{item.number:02}-{item.layer.kind}.log"
+        for mark in ("started", "finished"):
+            (self.workspace.state / mark).unlink(missing_ok=True)
+        with log_path.open("a") as log:
+            try:
+                result = self.runtime.start(
+                    self.container, self._command(item, made), Output(log, step.line, self.context.redact)
+                )
+            except TimeLimit as error:
+                result = error.result
+        if result.returncode != 0 or result.timed_out:
+            if self.keep:
+                keep(self.context.site.work, self.workspace, self.plan.manifest.name, item.number)
+            raise self._failure(item, made, result, log_path)
+
+    def _command(self, item: PlannedLayer, made: LayerCommand) -> Command:
+        return Command(
+            argv=("/bin/sh", f"{INSIDE}/scripts/layer.sh", *made.argv),
+            what=f"run layer {item.number}",
+            env={
+                **build_environment(
+                    self.context, self.plan, self.workspace, self.runtime.rootfs(self.container)
+                ),
+                **made.env,
+            },
+            mounts=(
+                *build_mounts(self.context, self.plan, self.workspace),
+                *made.mounts,
+                *self._script(item),
+            ),
+            timeout=float(item.layer.timeout),
+        )
+
+    def _script(self, item: PlannedLayer) -> tuple[Mount, ...]:
+        """The text of a run layer, as a file: it never passes through a shell's command line."""
+        if not isinstance(item.layer, RunLayer) or item.layer.script is None:
+            return ()
+        path = self.workspace.scripts / str(item.number)
+        path.write_text(item.layer.script)
+        return (Mount(source=path, target=f"{LAYER}/script"),)
+
+    def _failure(self, item: PlannedLayer, made: LayerCommand, result: Result, log: Path) -> KilnError:
+        name = self.plan.manifest.name
+        details = [
+            f"command: {shlex.join(made.argv)}",
+            *(f"| {line}" for line in result.tail(TAIL_LINES)),
+            f"the whole log: {log}",
+        ]
+        title = f"layer {item.number} ({item.title}) of {name}"
+        way_back = (
+            f"invoke shell {name}" if self.keep else f"invoke build {name} --keep, then: invoke shell {name}"
+        )
+        if any(FULL in line for line in result.tail(100)):
+            return SpaceError(
+                f"{title} filled the disk",
+                f"free space at {self.workspace.path.parent} or {self.context.site.cache}",
+                details,
+            )
+        if not (self.workspace.state / "started").exists():
+            return RuntimeFailure(
+                f"{self.runtime.name} could not start {title}: {result.outcome()}",
+                "run: invoke doctor",
+                details,
+            )
+        return LayerError(f"{title} failed: {result.outcome()}", f"to look inside: {way_back}", details)
+
+
+def build_environment(context: Context, plan: Plan, private: Workspace, rootfs: Path) -> dict[str, str]:
+    """What a layer sees beside the image's own variables: the manifest's, then the build's."""
+    site = context.site
+    text = (files.read_inside(rootfs, "/etc/environment") or b"").decode("utf-8", "surrogateescape")
+    return {
+        **imageformat.expand(plan.manifest.env, imageformat.parse_environment(text)),
+        **site.proxy_environment(),
+        **site.index_environment(),
+        **(site.ca_environment(CA_INSIDE) if site.ca_bundle else {}),
+        "TMPDIR": TEMPORARY,
+        # Python then writes .pyc files that don't depend on a time, which export may change.
+        "SOURCE_DATE_EPOCH": str(plan.base.epoch),
+        workspace.MARK: private.id,
+    }
+
+
+def build_mounts(context: Context, plan: Plan, private: Workspace) -> tuple[Mount, ...]:
+    """What every layer has mounted: Kiln's own folders, then the site's and the manifest's."""
+    temporary = private.scratch / "kiln"
+    temporary.mkdir(exist_ok=True)
+    mounts = [
+        layercommand.scripts_mount(),
+        Mount(source=private.state, target=STATE, read_only=False),
+        Mount(source=temporary, target=TEMPORARY, read_only=False),
+    ]
+    if context.site.ca_bundle:
+        mounts.append(Mount(source=context.site.ca_bundle, target=CA_INSIDE))
+    return (*mounts, *context.site.mounts, *plan.manifest.mounts)
+
+
+def save_identity(rootfs: Path, state: Path) -> None:
+    """Set aside the files that a runtime rewrites at each start: layer.sh puts them back."""
+    for name in IDENTITY:
+        source = files.inside(rootfs, name)
+        target = state / "identity" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_symlink():
+            target.symlink_to(os.readlink(source))
+        elif (data := files.read_inside(rootfs, name, limit=64 << 20)) is not None:
+            target.write_bytes(data)
+            target.chmod(stat.S_IMODE(source.stat().st_mode))
+
+
+def log_folder(logs: Path, build: str) -> Path:
+    """A new folder for the logs of one build; the oldest of many are removed."""
+    with files.translated(logs):
+        folder = logs / build
+        folder.mkdir(parents=True)
+        old = sorted(
+            (path for path in logs.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime
+        )
+    for path in old[:-KEPT_LOGS]:
+        files.remove_tree(path)
+    return folder
+
+
+def keep(work: Path, private: Workspace, image: str, layer: int) -> None:
+    """Keep this workspace for a person, in place of an older one kept for the same image."""
+    for other in workspace.kept(work):
+        if (other.kept_for() or ("", 0))[0] == image:
+            workspace.remove(other)
+    private.keep(image, layer)

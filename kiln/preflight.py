@@ -1,0 +1,81 @@
+"""What must be there before a build touches anything: tools, rights, space.
+
+Owns which of the doctor's checks a plan needs, and says all that is missing at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kiln import doctor, publish
+from kiln.context import Context
+from kiln.doctor import MISSING, Check
+from kiln.errors import EnvironmentMissing, SpaceError
+from kiln.files import free_bytes
+from kiln.plan import Need, Plan
+from kiln.ui import size_text
+
+
+def check(context: Context, plan: Plan) -> None:
+    """Raise `EnvironmentMissing`, `StoreError` or `SpaceError` for a plan that can't work here."""
+    missing = [item for item in _checks(context, plan) if item.state == MISSING]
+    if missing:
+        raise EnvironmentMissing(
+            f"this machine can't build {plan.manifest.name} yet",
+            "mend these, then see: invoke doctor",
+            [
+                f"{item.name}: {item.detail}; needed to {item.purpose}. Type: {item.remedy}"
+                for item in missing
+            ],
+        )
+    publish.check_writable(context.store, plan.manifest.name)
+    _check_space(plan)
+
+
+def _checks(context: Context, plan: Plan) -> list[Check]:
+    checks = [
+        doctor.squashfs_tools(context),
+        doctor.folder("cache", context.site.cache, "keep downloads and logs"),
+    ]
+    if plan.runtime == "embedded" or plan.base.base.kind in ("debootstrap", "oci", "docker-archive"):
+        bwrap = doctor.tool(context, "bwrap", "bubblewrap", "run layers")
+        checks += [bwrap] if bwrap.state == MISSING else [bwrap, doctor.user_namespaces(context)]
+    if plan.base.base.kind == "debootstrap":
+        checks.append(doctor.tool(context, "mmdebstrap", "mmdebstrap", "make the base"))
+    if any(item.layer.kind == "uv" for item in plan.layers):
+        checks.append(doctor.uv(context))
+    checks.append(doctor.ca_bundle(context))
+    return [*checks, *(_mounted(mount.source) for mount in (*context.site.mounts, *plan.manifest.mounts))]
+
+
+def _mounted(source: Path) -> Check:
+    purpose = "be mounted into layers"
+    if source.exists():
+        return Check(f"mount {source}", doctor.OK, "is there", purpose)
+    return Check(
+        f"mount {source}",
+        MISSING,
+        "does not exist",
+        purpose,
+        "look at 'mounts' in the manifest and the site profile",
+    )
+
+
+def _check_space(plan: Plan) -> None:
+    """Needs on one file system add up."""
+    by_device: dict[int, list[Need]] = {}
+    for need in plan.needs:
+        existing = next(path for path in (need.path, *need.path.parents) if path.exists())
+        by_device.setdefault(existing.stat().st_dev, []).append(need)
+    short = []
+    for needs in by_device.values():
+        wanted, free = sum(need.size for need in needs), free_bytes(needs[0].path)
+        if wanted > free:
+            short += [f"{size_text(need.size)} for {need.purpose} at {need.path}" for need in needs]
+            short.append(f"together {size_text(wanted)}, but {size_text(free)} are free")
+    if short:
+        raise SpaceError(
+            f"not enough space to build {plan.manifest.name}",
+            "free some (invoke gc), or set 'scratch', 'cache' or 'images' of the site to another disk",
+            short,
+        )

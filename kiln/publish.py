@@ -1,0 +1,141 @@
+"""Putting a finished image where users find it: one rename, then the channel, then the catalogue.
+
+Owns the order of writing, which keeps a reader from ever seeing half an image: record and checksum
+first, which nobody looks at while their .sqsh is missing; the .sqsh by one rename or link, which
+never replaces a file; the channel's link, by rename; the catalogue, made anew from the records. What
+a publish that was killed leaves is a staging file, or a record without its .sqsh: the next publish
+of the same image removes the one and writes over the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from kiln import files
+from kiln.errors import ExportError, StoreError
+from kiln.record import Record
+from kiln.store import CANDIDATE, CURRENT, Store, next_version
+
+STAGING = ".staging"
+LOCK = ".lock"
+WAIT_SECONDS = 600.0
+TOP_FIELDS = ("version", "digest", "size", "base", "base_digest", "built", "description")
+
+
+def check_writable(store: Store, name: str) -> None:
+    """Raise `StoreError` now where a publish of `name` would fail for want of rights."""
+    folder = store.folder(name)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        owner = existing.stat().st_uid
+        raise StoreError(
+            f"you may not write to {existing} (owner: uid {owner})",
+            "ask its owner, or build for yourself: KILN_IMAGES=~/images invoke build " + name,
+        )
+    if not existing.is_dir():
+        raise StoreError(f"{existing} is not a folder", "set KILN_IMAGES to the images folder")
+
+
+def publish(
+    store: Store, finished: Path, record: Record, label: str, notify: Callable[[str], None]
+) -> tuple[Record, str]:
+    """Publish the file `finished` as the next version; returns its record and the channel it went to.
+
+    `record` comes without version and file. Raises `StoreError`, `SpaceError`, `BusyError` and, where
+    a copy differs from what was tested, `ExportError`; then nothing was published.
+    """
+    folder = store.folder(record.name)
+    with files.translated(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with (
+        files.locked(folder / LOCK, wait=WAIT_SECONDS, on_wait=notify),
+        _staged(folder, finished, record.digest) as staged,
+    ):
+        version = next_version(store.versions(record.name), label)
+        done = dataclasses.replace(record, version=version, file=store.image(record.name, version).name)
+        files.write_atomic(store.record(done.name, version), done.to_json().encode(), 0o444)
+        checksum = f"{done.digest.removeprefix('sha256:')}  {done.file}\n"
+        files.write_atomic(store.checksum(done.name, version), checksum.encode(), 0o444)
+        _place(staged, store.image(done.name, version))
+        channel = CANDIDATE if done.smoke_state == "incomplete" else CURRENT
+        files.link_atomic(store.channel(done.name, channel), done.file)
+    refresh_catalog(store, notify)
+    return done, channel
+
+
+@contextlib.contextmanager
+def _staged(folder: Path, finished: Path, digest: str) -> Iterator[Path]:
+    """`finished` in the image's own file system, 0444; whoever holds the lock owns the staging folder."""
+    staging = folder / STAGING
+    files.remove_tree(staging)
+    with files.translated(staging):
+        staging.mkdir(mode=0o700)
+    try:
+        staged = staging / finished.name
+        with files.translated(staged):
+            _bring(finished, staged, digest)
+            staged.chmod(0o444)
+        yield staged
+    finally:
+        files.remove_tree(staging)
+
+
+def _bring(finished: Path, staged: Path, digest: str) -> None:
+    try:
+        os.link(finished, staged)
+        return
+    except OSError as error:
+        # Another file system, one without hard links, or a kernel that protects foreign links.
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+            raise
+    with finished.open("rb") as source, staged.open("xb") as target:
+        shutil.copyfileobj(source, target, files.CHUNK)
+        target.flush()
+        os.fsync(target.fileno())
+    if f"sha256:{files.sha256_file(staged)}" != digest:
+        raise ExportError(
+            f"the copy of {finished.name} in {staged.parent} differs from what was tested",
+            "look at the disk's health: dmesg",
+        )
+
+
+def _place(staged: Path, final: Path) -> None:
+    """Give the file its version's name; fails where the name is taken, which the lock rules out."""
+    with files.translated(final):
+        try:
+            os.link(staged, final)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+                raise
+            if final.exists():
+                raise StoreError(f"{final} exists already") from error
+            os.rename(staged, final)
+        files.sync_folder(final.parent)
+
+
+def refresh_catalog(store: Store, notify: Callable[[str], None]) -> None:
+    """Make catalog.json anew from the records; damaged ones are named in it, and stop nothing."""
+    with files.locked(store.root / LOCK, wait=WAIT_SECONDS, on_wait=notify):
+        images: dict[str, object] = {}
+        for name in store.names():
+            entries = [store.entry(name, version) for version in store.versions(name)]
+            images[name] = {
+                "channels": store.channels(name),
+                "versions": [
+                    {key: value for key, value in asdict(entry.record).items() if key in TOP_FIELDS}
+                    | {"smoke": entry.record.smoke_state}
+                    if entry.record
+                    else {"version": entry.version, "problem": entry.problem}
+                    for entry in entries
+                ],
+            }
+        text = json.dumps({"format": 1, "images": images}, indent=1, ensure_ascii=False) + "\n"
+        files.write_atomic(store.catalog, text.encode())

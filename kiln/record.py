@@ -1,0 +1,98 @@
+"""The record of one published image: the JSON file beside it.
+
+Owns its fields and their text. A reader takes a record of any version up to its own; fields that it
+doesn't know are kept out, ones that a record lacks have defaults.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from kiln.errors import StoreError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    kind: str
+    title: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SmokeResult:
+    """How one smoke hook ended: `state` is passed, skipped or failed; `reason` its last line."""
+
+    hook: str
+    args: tuple[str, ...]
+    state: str
+    required: bool
+    seconds: float
+    reason: str = ""
+
+    @property
+    def title(self) -> str:
+        return " ".join((self.hook, *self.args))
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one image. Times are ISO 8601 in UTC, sizes bytes, digests `sha256:<hex>`."""
+
+    name: str
+    version: str
+    file: str
+    digest: str
+    size: int
+    base: str
+    base_digest: str
+    platform_digest: str
+    built: str
+    description: str = ""
+    maintainer: str = ""
+    seconds: float = 0.0
+    runtime: str = ""
+    kiln: str = ""
+    architecture: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    layers: tuple[LayerRecord, ...] = ()
+    steps: Mapping[str, float] = field(default_factory=dict)
+    smoke: tuple[SmokeResult, ...] = ()
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @property
+    def smoke_state(self) -> str:
+        """failed, incomplete (a required hook was skipped), passed, or none."""
+        required = [result.state for result in self.smoke if result.required]
+        if "failed" in required:
+            return "failed"
+        if "skipped" in required:
+            return "incomplete"
+        return "passed" if required else "none"
+
+
+def read(path: Path) -> Record:
+    """The record in a file. Raises `StoreError` for one that is missing, damaged or of a newer Kiln."""
+    try:
+        data = json.loads(path.read_text())
+        if data["format"] > FORMAT:
+            raise StoreError(
+                f"{path} was written by a newer Kiln (format {data['format']})", "update this Kiln"
+            )
+        known = {item.name for item in fields(Record)}
+        values: dict[str, Any] = {name: value for name, value in data.items() if name in known}
+        values["layers"] = tuple(LayerRecord(**layer) for layer in data.get("layers", ()))
+        values["smoke"] = tuple(
+            SmokeResult(**{**item, "args": tuple(item["args"])}) for item in data.get("smoke", ())
+        )
+        return Record(**values)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} can't be read as a record: {error}", f"look at it: less {path}") from error

@@ -1,0 +1,182 @@
+"""Results for people: tables and summaries by rich. Owns their wording and layout; computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kiln import startlines
+from kiln.build import Outcome
+from kiln.doctor import MISSING, OK, Check
+from kiln.plan import Plan
+from kiln.record import Record, SmokeResult
+from kiln.site import Site
+from kiln.store import CANDIDATE, Entry
+from kiln.ui import size_text
+
+STYLES = {
+    "passed": "green",
+    "skipped": "yellow",
+    "failed": "bold red",
+    OK: "green",
+    MISSING: "bold red",
+    "warning": "yellow",
+}
+
+
+def table(*columns: str) -> Table:
+    made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def facts(console: Console, rows: Iterable[tuple[str, str]]) -> None:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    for name, value in rows:
+        grid.add_row(name, Text(value))
+    console.print(grid)
+
+
+def plan(console: Console, made: Plan) -> None:
+    base = made.base
+    facts(
+        console,
+        [
+            ("image", f"{made.manifest.name}  {made.version}"),
+            ("goes to", str(made.target)),
+            ("base", f"{base.base.text}  {base.digest}"),
+            (
+                "download",
+                f"{size_text(base.download)} at most"
+                if base.download
+                else "packages from a mirror"
+                if base.suite
+                else "nothing",
+            ),
+            ("runtime", made.runtime),
+        ],
+    )
+    console.print()
+    rows = table("", "layer", "why")
+    for item in made.layers:
+        rows.add_row(str(item.number), Text(item.title), item.reason)
+    console.print(rows)
+    console.print()
+    rows = table("space wanted", "at", "for")
+    for need in made.needs:
+        rows.add_row(size_text(need.size), Text(str(need.path)), need.purpose)
+    console.print(rows)
+    hooks = ", ".join(" ".join((test.hook, *test.args)) for test in made.manifest.smoke) or "none"
+    console.print(Text(f"\nsmoke hooks: {hooks}"))
+    console.print(Text(f"nothing was changed; to do it: invoke build {made.manifest.name}"))
+
+
+def outcome(console: Console, done: Outcome, site: Site) -> None:
+    record = done.record
+    console.print(Text(f"\nPublished {record.name} {record.version}", style="bold green"))
+    facts(
+        console,
+        [
+            ("file", str(done.path)),
+            ("size", size_text(record.size)),
+            ("digest", record.digest),
+            ("base", f"{record.base}  {record.base_digest}"),
+            ("channel", done.channel),
+            ("time", f"{record.seconds:.0f} s ({_steps(record)})"),
+            ("logs", str(done.logs)),
+        ],
+    )
+    smoke(console, record.smoke)
+    if done.channel == CANDIDATE:
+        console.print(
+            Text("A required hook could not run here, so 'current' stays as it is.", style="yellow")
+        )
+        console.print(Text(f"To finish, build on a node that has what it needs: invoke build {record.name}"))
+    start(console, record, str(done.path), site)
+
+
+def _steps(record: Record) -> str:
+    return ", ".join(f"{name} {seconds:.0f}" for name, seconds in record.steps.items())
+
+
+def smoke(console: Console, results: Sequence[SmokeResult]) -> None:
+    if not results:
+        return
+    rows = table("smoke hook", "result", "seconds", "")
+    for result in results:
+        state = Text(
+            result.state + ("" if result.required else " (not required)"), style=STYLES[result.state]
+        )
+        rows.add_row(Text(result.title), state, f"{result.seconds:.1f}", Text(result.reason))
+    console.print()
+    console.print(rows)
+
+
+def start(console: Console, record: Record, path: str, site: Site) -> None:
+    for title, lines in startlines.blocks(record.name, path, site):
+        console.print(Text(f"\n{title}", style="bold"))
+        for line in lines:
+            console.print(Text(f"  {line}"), soft_wrap=True)
+
+
+def images(console: Console, rows: Sequence[tuple[Entry, dict[str, str]]]) -> None:
+    """One line per image: the version that a user gets, and where each channel leads."""
+    made = table("image", "version", "channel", "base", "size", "built", "smoke")
+    for entry, channels in rows:
+        channel = ", ".join(name for name, version in channels.items() if version == entry.version) or "-"
+        if entry.record is None:
+            made.add_row(entry.name, entry.version, channel, Text(entry.problem, style="yellow"))
+            continue
+        record = entry.record
+        state = record.smoke_state
+        made.add_row(
+            entry.name,
+            entry.version,
+            channel,
+            record.base,
+            size_text(record.size),
+            record.built[:10],
+            Text(state, style=STYLES.get(state, "")),
+        )
+    console.print(made if rows else Text("no images yet; make the first: invoke build hello"))
+
+
+def image(console: Console, entry: Entry, channels: dict[str, str], site: Site) -> None:
+    record = entry.record
+    if record is None:
+        console.print(Text(f"{entry.path}: {entry.problem}", style="yellow"))
+        return
+    leading = ", ".join(name for name, version in channels.items() if version == entry.version) or "none"
+    facts(
+        console,
+        [
+            ("image", f"{record.name}  {record.version}"),
+            ("about", record.description or "-"),
+            ("maintainer", record.maintainer or "-"),
+            ("file", str(entry.path)),
+            ("size", size_text(record.size)),
+            ("digest", record.digest),
+            ("channels", leading),
+            ("base", f"{record.base}  {record.base_digest}"),
+            ("built", f"{record.built} by Kiln {record.kiln} with {record.runtime}"),
+            *(("env", f"{name}={value}") for name, value in record.env.items()),
+            *((f"layer {number}", layer.title) for number, layer in enumerate(record.layers, 1)),
+        ],
+    )
+    smoke(console, record.smoke)
+    start(console, record, str(entry.path), site)
+
+
+def checks(console: Console, found: Sequence[Check]) -> None:
+    rows = table("", "what", "found", "needed to")
+    for item in found:
+        rows.add_row(Text(item.state, style=STYLES[item.state]), item.name, Text(item.detail), item.purpose)
+        if item.state != OK and item.remedy:
+            rows.add_row("", "", Text(f"-> {item.remedy}", style="bold"), "")
+    console.print(rows)

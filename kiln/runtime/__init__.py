@@ -1,0 +1,1 @@
+"""What runs containers: NVIDIA enroot, or the embedded runtime where it isn't installed."""

@@ -1,0 +1,236 @@
+"""The embedded runtime: enroot's operations by bubblewrap and squashfs-tools, for root or anybody.
+
+A container is a folder below `containers`; all in it belongs to the caller and appears as 0:0.
+Owns how a container's tree is mounted and what a process in it sees. Limits: docs/runtimes.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kiln import files, imageformat, squashfs
+from kiln.errors import BaseError, EnvironmentMissing, KilnError, RuntimeFailure, SpaceError
+from kiln.manifest import Mount
+from kiln.registry.client import Client
+from kiln.registry.oci import Resolved
+from kiln.run import Result, attach, host_environment, run
+from kiln.runtime import environment, gpu
+from kiln.runtime.contract import Command, Output, Progress
+from kiln.runtime.sandbox import AS_ROOT, ISOLATED, Call, bind, host_tools, sandboxed
+
+HOST_FILES = ("/etc/hosts", "/etc/resolv.conf")
+FOLDERS = ("/dev", "/proc", "/sys", "/tmp", "/run", "/etc")
+ORDINARY_UID = 1000
+TOOL_SECONDS = 3600.0
+
+
+class Embedded:
+    """Containers in `containers`, with their /tmp in `scratch`, downloads in `blobs`."""
+
+    name = "embedded"
+
+    def __init__(
+        self,
+        containers: Path,
+        scratch: Path,
+        blobs: Path,
+        client: Client,
+        environ: Mapping[str, str],
+        options: tuple[str, ...],
+    ) -> None:
+        self._containers, self._scratch, self._blobs = containers, scratch, blobs
+        self._client, self._environ, self._squash = client, environ, options
+        self._env = host_environment(environ)
+
+    def version(self) -> str:
+        result = run(["bwrap", "--version"], what="ask bubblewrap for its version", env=self._env, timeout=30)
+        return result.output.strip()
+
+    def rootfs(self, container: str) -> Path:
+        return self._containers / container
+
+    def import_base(self, resolved: Resolved, container: str, progress: Progress) -> None:
+        blobs = self._client.pull(resolved, self._blobs, progress=progress)
+        unpack(blobs, resolved, self.rootfs(container), self._environ, progress)
+        imageformat.configure(self.rootfs(container), resolved.config, resolved.uri)
+
+    def create(self, image: Path, container: str) -> None:
+        squashfs.check(image)
+        tree = self._new(container)
+        argv = ["unsquashfs", "-no-progress", "-force", "-dest", str(tree), str(image)]
+        self._as_root(argv, f"unpack {image.name}", [tree.parent])
+
+    def start(self, container: str, command: Command, output: Output) -> Result:
+        with self._call(container, command, interactive=False) as call:
+            return run(
+                call.argv,
+                what=command.what,
+                env=self._env,
+                timeout=command.timeout,
+                check=False,
+                log=output.log,
+                on_line=output.on_line,
+                redact=output.redact,
+                pass_fds=call.descriptors,
+            )
+
+    def attach(self, container: str, command: Command) -> int:
+        with self._call(container, command, interactive=True) as call:
+            return attach(call.argv, what=command.what, env=self._env, pass_fds=call.descriptors)
+
+    def export(self, container: str, target: Path, epoch: int) -> None:
+        tree = self.rootfs(container)
+        if target.exists():
+            raise RuntimeFailure(f"cannot export to {target}: it exists already")
+        argv = ["mksquashfs", str(tree), str(target), *squashfs.arguments(self._squash), *_left_out(tree)]
+        self._as_root(argv, f"write {target.name}", [target.parent], {"SOURCE_DATE_EPOCH": str(epoch)})
+
+    def remove(self, container: str) -> None:
+        files.remove_tree(self.rootfs(container))
+
+    def list(self) -> list[str]:
+        return sorted(path.name for path in self._containers.iterdir()) if self._containers.is_dir() else []
+
+    def _new(self, container: str) -> Path:
+        tree = self.rootfs(container)
+        if tree.exists():
+            raise RuntimeFailure(f"container {container} exists already: {tree}")
+        tree.mkdir(parents=True)
+        return tree
+
+    def _as_root(
+        self, argv: list[str], what: str, writable: list[Path], extra: Mapping[str, str] | None = None
+    ) -> None:
+        env = {**self._env, **(extra or {})}
+        with sandboxed(host_tools(writable), argv, env, fake_root=True) as call:
+            run(call.argv, what=what, env=self._env, timeout=TOOL_SECONDS, pass_fds=call.descriptors)
+
+    @contextlib.contextmanager
+    def _call(self, container: str, command: Command, *, interactive: bool) -> Iterator[Call]:
+        tree = self.rootfs(container)
+        if not tree.is_dir():
+            raise RuntimeFailure(f"no container {container} in {self._containers}")
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._scratch.chmod(0o1777)
+        passed = gpu.find(self._environ) if command.gpu else gpu.NOTHING
+        env = passed.visible(environment.inside(tree, command, self._environ))
+        options = [*ISOLATED, *self._identity(command)] + ([] if interactive else ["--new-session"])
+        argv = ("/bin/sh", "-l", "/etc/rc", *command.argv) if command.entrypoint else command.argv
+        with _mount_points(tree) as placed:
+            options += ["--bind", str(tree), "/", "--dev", placed["/dev"], "--proc", placed["/proc"]]
+            options += ["--ro-bind", "/sys", placed["/sys"], "--bind", str(self._scratch), placed["/tmp"]]
+            options += ["--tmpfs", placed["/run"]]
+            for name in HOST_FILES:
+                options += ["--ro-bind-try", name, placed[name]]
+            options += [*self._mounts(tree, command), *passed.options]
+            options += ["--chdir", "/"] + ([] if command.root else ["--remount-ro", "/"])
+            with sandboxed(options, argv, env, fake_root=command.root) as call:
+                yield call
+
+    def _identity(self, command: Command) -> tuple[str, ...]:
+        if command.root:
+            return AS_ROOT
+        uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (ORDINARY_UID, ORDINARY_UID)
+        return ("--uid", str(uid), "--gid", str(gid))
+
+    def _mounts(self, tree: Path, command: Command) -> list[str]:
+        options: list[str] = []
+        for mount in command.mounts:
+            inside = str(files.resolve_inside(tree, mount.target))
+            options += bind(Mount(source=mount.source, target=inside, read_only=mount.read_only))
+        return options
+
+
+def unpack(
+    blobs: list[Path], resolved: Resolved, tree: Path, environ: Mapping[str, str], progress: Progress
+) -> None:
+    """Apply an image's layers, lowest first, to the new folder `tree`.
+
+    Done by a child that is root in a user namespace and changes its root to `tree` before it writes.
+    Raises `BaseError` for layers that are damaged or hostile, `SpaceError` on a full disk.
+    """
+    tree.mkdir(parents=True)
+    argv = [sys.executable, "-m", "kiln.registry.unpack", str(tree)]
+    for blob, diff_id in zip(blobs, resolved.diff_ids, strict=True):
+        argv += [str(blob), diff_id]
+    env = host_environment(environ, {"PYTHONPATH": str(Path(__file__).resolve().parents[2])})
+    said: list[dict[str, Any]] = []
+
+    def hear(line: str) -> None:
+        with contextlib.suppress(ValueError):
+            said.append(json.loads(line))
+            if "progress" in said[-1]:
+                progress(*said.pop()["progress"])
+
+    with sandboxed(host_tools([tree]), argv, env, fake_root=True) as call:
+        result = run(
+            call.argv,
+            what="unpack the base's layers",
+            env=env,
+            timeout=TOOL_SECONDS,
+            check=False,
+            on_line=hear,
+            pass_fds=call.descriptors,
+        )
+    if result.returncode != 0:
+        raise _unpack_failure(said[-1] if said else {}, result)
+
+
+def _unpack_failure(said: Mapping[str, Any], result: Result) -> KilnError:
+    """The child's last words as an error, or what is known of a child that said nothing."""
+    for kind in (BaseError, SpaceError, EnvironmentMissing):
+        if said.get("id") == kind.id:
+            return kind(said["message"], said["hint"])
+    return RuntimeFailure(f"{result.what}: {result.outcome()}", "run: invoke doctor", result.tail(15))
+
+
+@contextlib.contextmanager
+def _mount_points(tree: Path) -> Iterator[dict[str, str]]:
+    """Make what must exist to be mounted on, and take it away after; yields where each lies in the tree.
+
+    The tree is a foreign one: bwrap would follow links in it, so nothing but resolved places are
+    handed to it.
+    """
+    with contextlib.ExitStack() as made:
+        placed: dict[str, str] = {}
+        for name in FOLDERS:
+            inside = files.resolve_inside(tree, name)
+            placed[name] = str(inside)
+            here = tree.joinpath(*inside.parts[1:])
+            if not here.is_dir():
+                here.mkdir(parents=True)
+                made.callback(_rmdir_empty, here)
+        for name in HOST_FILES:
+            inside = files.resolve_inside(tree, name)
+            placed[name] = str(inside)
+            here = tree.joinpath(*inside.parts[1:])
+            # Below /run it is made on the tmpfs by bwrap itself.
+            if not inside.is_relative_to(placed["/run"]) and not here.exists():
+                here.parent.mkdir(parents=True, exist_ok=True)
+                here.touch()
+                made.callback(_remove_empty, here)
+        yield placed
+
+
+def _rmdir_empty(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.rmdir()
+
+
+def _remove_empty(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.stat(follow_symlinks=False).st_size == 0:
+            path.unlink()
+
+
+def _left_out(tree: Path) -> list[str]:
+    """What enroot leaves out too: what is in /dev, and its own marks; as mksquashfs's -e wants it, last."""
+    names = [f"dev/{entry.name}" for entry in os.scandir(tree / "dev")] if (tree / "dev").is_dir() else []
+    names += [name for name in (".lock", ".enroot") if (tree / name).exists()]
+    return ["-e", *names] if names else []

@@ -1,0 +1,102 @@
+"""bubblewrap command lines: a container's tree as /, or the host's tools as fake root.
+
+Owns every flag of bwrap, and nothing of what runs inside. Arguments go through a file descriptor
+(`--args`), so that no environment value shows in a process list.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kiln.errors import EnvironmentMissing
+from kiln.manifest import Mount
+from kiln.run import which
+from kiln.runtime import seccomp
+
+ISOLATED = (
+    "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts",
+    "--hostname", "kiln",
+    "--die-with-parent",
+)  # fmt: skip
+AS_ROOT = ("--uid", "0", "--gid", "0", "--cap-add", "ALL")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A ready command line and the descriptors that it needs."""
+
+    argv: tuple[str, ...]
+    descriptors: tuple[int, ...]
+
+
+@contextlib.contextmanager
+def sandboxed(
+    options: Sequence[str], argv: Sequence[str], env: Mapping[str, str], *, fake_root: bool
+) -> Iterator[Call]:
+    """bwrap with `options`, running `argv` with exactly the environment `env`.
+
+    Raises `EnvironmentMissing` without bwrap, or on a machine whose system calls aren't known.
+    """
+    bwrap = which("bwrap", os.environ)
+    if bwrap is None:
+        raise EnvironmentMissing(
+            "'bwrap' is not installed; the embedded runtime builds in it", "run: apt-get install bubblewrap"
+        )
+    # Host variables such as LD_PRELOAD of an image must reach neither bwrap nor a process list.
+    variables = ["--clearenv"]
+    for name, value in env.items():
+        variables += ["--setenv", name, value]
+    with contextlib.ExitStack() as stack:
+        arguments = stack.enter_context(
+            _memory_file("\0".join([*options, *variables, ""]).encode(errors="surrogateescape"))
+        )
+        call = [bwrap, "--args", str(arguments)]
+        descriptors = [arguments]
+        if fake_root:
+            filter_file = stack.enter_context(_memory_file(_filter()))
+            call += ["--seccomp", str(filter_file)]
+            descriptors.append(filter_file)
+        yield Call((*call, "--", *argv), tuple(descriptors))
+
+
+def _filter() -> bytes:
+    machine = platform.machine()
+    if machine not in seccomp.FAKED:
+        raise EnvironmentMissing(
+            f"the embedded runtime does not know this machine's system calls ({machine})",
+            "build on x86_64 or aarch64, or install enroot",
+        )
+    return seccomp.program(machine)
+
+
+@contextlib.contextmanager
+def _memory_file(data: bytes) -> Iterator[int]:
+    descriptor = os.memfd_create("kiln")
+    try:
+        os.write(descriptor, data)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def host_tools(writable: Sequence[Path]) -> list[str]:
+    """Options for a tool of the host that must be root to store owners, modes and capabilities.
+
+    The host's tree is there read-only, except `writable`; /tmp is private.
+    """
+    options = [*ISOLATED, *AS_ROOT, "--new-session"]
+    options += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
+    for path in writable:
+        options += ["--bind", str(path), str(path)]
+    return options
+
+
+def bind(mount: Mount) -> list[str]:
+    """Options for one mount; the target must exist or lie on a fresh tmpfs."""
+    return ["--ro-bind" if mount.read_only else "--bind", str(mount.source), mount.target]

@@ -1,0 +1,336 @@
+"""A site profile: where things are on this machine, and how the network is reached from it.
+
+Owns `sites/NAME.yaml`, every path of Kiln outside the checkout, and the variables that carry proxies,
+certificates and package indexes into a container:
+
+    <images>/           published images                          KILN_IMAGES in the environment wins
+    <cache>/v1/blobs    downloaded layers of bases, by digest     KILN_CACHE in the environment wins
+    <cache>/v1/enroot   enroot's own cache
+    <cache>/v1/logs     logs of builds
+    <scratch>           private folders of builds; <cache>/v1/work where a profile has no scratch
+
+Must not make folders or look at the network. What a profile sets for building never stays in an image.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import unquote
+
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, model_validator
+
+from kiln import document
+from kiln.document import Mistake, Model, Number, Parsed, Reading, Switch, reading
+from kiln.errors import UsageError
+from kiln.expansion import expand
+from kiln.fields import Line, Mount, not_blank, one_line, parse_mount, refuse_newer, url
+from kiln.problems import did_you_mean, quote
+
+FORMAT = 1
+DEFAULT_SITE = "local"
+HINT = "sites/local.yaml is a profile with comments"
+
+_LAYOUT = "v1"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_OVERRIDES = {"images": "KILN_IMAGES", "cache": "KILN_CACHE"}
+# The first of these that names a file is the caller's bundle. The others name it too, inside a container, but
+# on the caller's side they may hold a few certificates only.
+_CA_SOURCES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
+_CA_VARIABLES = (
+    *_CA_SOURCES,
+    "GIT_SSL_CAINFO",
+    "NODE_EXTRA_CA_CERTS",
+    "AWS_CA_BUNDLE",
+    "CARGO_HTTP_CAINFO",
+)
+_LOGIN = re.compile(r"//([^/?#]*)@")
+
+
+@dataclass
+class SiteReading(Reading):
+    """What the checks of a profile need to know."""
+
+    name: str = ""
+    root: Path = Path()
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+# --- fields ------------------------------------------------------------------------------------
+
+
+def _expanded(text: str, info: ValidationInfo) -> str:
+    seen = reading(info, SiteReading)
+    return expand(one_line(text), seen.environ) if seen else one_line(text)
+
+
+def _path(text: str, info: ValidationInfo) -> Path:
+    seen = reading(info, SiteReading)
+    # What the environment says comes first: the profile's own value may need variables that aren't set.
+    override = seen.environ.get(_OVERRIDES.get(info.field_name or "", "")) if seen else None
+    path = Path(override or not_blank(_expanded(text, info)))
+    return seen.root / path if seen else path
+
+
+def _existing_file(text: str, info: ValidationInfo) -> Path:
+    path = _path(text, info)
+    if not path.is_file():
+        raise Mistake(f"there is no file {quote(str(path))}")
+    return path
+
+
+def _mount(text: str, info: ValidationInfo) -> Mount:
+    seen = reading(info, SiteReading)
+    expanded = _expanded(text, info)
+    return parse_mount(f"{seen.root}/{expanded}" if seen and not expanded.startswith("/") else expanded)
+
+
+def _url(text: str, info: ValidationInfo) -> str:
+    return url(_expanded(text, info))
+
+
+def _own_name(text: str, info: ValidationInfo) -> str:
+    seen = reading(info, SiteReading)
+    if seen and text != seen.name:
+        raise Mistake(
+            f"the name {quote(text)} differs from the file's", f"write {seen.name}, or rename the file"
+        )
+    return text
+
+
+def _distribution(text: str) -> str:
+    if text not in ("debian", "ubuntu"):
+        raise Mistake(f"{quote(text)} is not known here", did_you_mean(text, ["debian", "ubuntu"]))
+    return text
+
+
+def _start_mount(text: str) -> str:
+    if not re.fullmatch(r"[^\s:]+:/[^\s:]*(:[^\s:]+)?", text):
+        raise Mistake(f"{quote(text)} is not a mount", "write SOURCE:/TARGET")
+    return text
+
+
+def _start_variable(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*(=[^\s'\"]*)?", text):
+        raise Mistake(f"{quote(text)} is not a variable", "write NAME, to pass the caller's, or NAME=VALUE")
+    return text
+
+
+SitePath = Annotated[Path, Parsed(_path, Path)]
+ExistingFile = Annotated[Path, Parsed(_existing_file, Path)]
+SiteMount = Annotated[Mount, Parsed(_mount, Mount)]
+SiteUrl = Annotated[str, Parsed(_url, str)]
+Expanded = Annotated[str, Parsed(_expanded, str)]
+
+
+# --- models ------------------------------------------------------------------------------------
+
+
+class Proxies(Model):
+    """Proxies for building, and for Kiln's own downloads."""
+
+    http: SiteUrl = Field(default="", description="For http:// addresses.")
+    https: SiteUrl = Field(default="", description="For https:// addresses.")
+    no: Expanded = Field(
+        default="", description="Hosts that are reached without: names, domains, networks, with commas."
+    )
+
+
+class Registry(Model):
+    """How one registry is reached."""
+
+    mirror: SiteUrl = Field(description="The address to ask in its place, with http:// or https://.")
+
+
+class Squashfs(Model):
+    """How images are packed."""
+
+    level: Annotated[Number, Field(ge=1, le=22)] = Field(
+        default=3, description="The level of zstd, 1 (fast) to 22 (small)."
+    )
+
+
+class Indexes(Model):
+    """Where pip and uv find packages."""
+
+    pip: SiteUrl = Field(default="", description="The index in place of PyPI.")
+    extra: tuple[SiteUrl, ...] = Field(default=(), description="Further indexes.")
+
+
+class Start(Model):
+    """What the lines that start an image have on this site, printed as they are."""
+
+    mounts: tuple[Annotated[str, AfterValidator(_start_mount)], ...] = Field(
+        default=(), description="`SOURCE:/TARGET`."
+    )
+    env: tuple[Annotated[str, AfterValidator(_start_variable)], ...] = Field(
+        default=(), description="`NAME`, to pass the caller's variable, or `NAME=VALUE`."
+    )
+
+
+class Pbs(Model):
+    """What a job's first lines have on this site."""
+
+    cpus_per_gpu: Annotated[Number, Field(ge=1)] = Field(description="Cores that go with a GPU.")
+    memory_per_gpu: Line = Field(description="Memory that goes with a GPU, as PBS writes it: `235gb`.")
+    walltime: Line = Field(default="01:00:00", description="The job's time, quoted: `'01:00:00'`.")
+    queue: Line = Field(default="", description="The queue, where jobs must name one.")
+    project: Line = Field(default="", description="The project; without it the lines have a place for it.")
+    env_file: Line = Field(
+        default="", description="The file for `enroot_env_file`, where the site's jobs have one."
+    )
+
+
+class Site(Model):
+    """One site: `sites/NAME.yaml`."""
+
+    model_config = ConfigDict(title="Site profile of Kiln")
+
+    format: Annotated[Number, WithJsonSchema({"const": FORMAT})] = Field(
+        description="The format's version: `1`."
+    )
+    name: Annotated[str, AfterValidator(_own_name)] = Field(description="The file's name, without `.yaml`.")
+    description: Line = Field(default="", description="What machine this is, in a line.")
+    images: SitePath = Field(description="Where published images are.")
+    cache: SitePath = Field(description="Where downloads and logs are kept between builds.")
+    scratch: SitePath | None = Field(
+        default=None, description="A local disk for the work of builds; else it is in `cache`."
+    )
+    from_environment: Switch = Field(
+        default=False,
+        description="Take proxies, certificates and indexes that aren't set here from the environment.",
+    )
+    proxies: Proxies = Field(default=Proxies(), description="Proxies for building.")
+    ca_bundle: ExistingFile | None = Field(
+        default=None, description="Certificates that layers shall trust, in one file."
+    )
+    mounts: tuple[SiteMount, ...] = Field(
+        default=(), description="What every layer sees: `SOURCE:TARGET[:rw]`."
+    )
+    registries: Mapping[str, Registry] = Field(
+        default={}, description="Registries that are reached in another way."
+    )
+    runtime: Literal["auto", "enroot", "embedded"] = Field(
+        default="auto", description="`auto`: enroot where it is."
+    )
+    squashfs: Squashfs = Field(default=Squashfs(), description="How images are packed.")
+    mirrors: Mapping[Annotated[str, AfterValidator(_distribution)], SiteUrl] = Field(
+        default={}, description="Mirrors of `debian` and `ubuntu` that `debootstrap:` bases are made from."
+    )
+    indexes: Indexes = Field(default=Indexes(), description="Where pip and uv find packages.")
+    scheduler: Literal["none", "pbs", "slurm"] = Field(default="none", description="What runs jobs here.")
+    pbs: Pbs | None = Field(default=None, description="For the lines of a PBS job.")
+    start: Start = Field(default=Start(), description="For the lines that start an image.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_format(cls, data: object) -> object:
+        return refuse_newer(data, FORMAT)
+
+    @property
+    def blobs(self) -> Path:
+        return self.cache / _LAYOUT / "blobs"
+
+    @property
+    def enroot_cache(self) -> Path:
+        return self.cache / _LAYOUT / "enroot"
+
+    @property
+    def logs(self) -> Path:
+        return self.cache / _LAYOUT / "logs"
+
+    @property
+    def work(self) -> Path:
+        return self.scratch or self.cache / _LAYOUT / "work"
+
+    def proxy_environment(self) -> dict[str, str]:
+        """The proxy variables, each in lower and upper case: programs differ in which they read."""
+        values = {"http": self.proxies.http, "https": self.proxies.https, "no": self.proxies.no}
+        lower = {f"{name}_proxy": value for name, value in values.items() if value}
+        return {**lower, **{name.upper(): value for name, value in lower.items()}}
+
+    def ca_environment(self, path_inside: str) -> dict[str, str]:
+        """The variables that name the CA bundle as `path_inside` to programs; none without a bundle."""
+        return dict.fromkeys(_CA_VARIABLES, path_inside) if self.ca_bundle else {}
+
+    def index_environment(self) -> dict[str, str]:
+        """The variables that name the package indexes to pip and uv."""
+        values = {
+            "PIP_INDEX_URL": self.indexes.pip,
+            "PIP_EXTRA_INDEX_URL": " ".join(self.indexes.extra),
+            "UV_DEFAULT_INDEX": self.indexes.pip,
+            "UV_INDEX": " ".join(self.indexes.extra),
+        }
+        return {name: value for name, value in values.items() if value}
+
+    def secrets(self) -> tuple[str, ...]:
+        """The passwords in the site's addresses, as written and decoded, longest first, for masking."""
+        urls = [
+            self.proxies.http,
+            self.proxies.https,
+            self.indexes.pip,
+            *self.indexes.extra,
+            *self.mirrors.values(),
+        ]
+        found = {secret for url in urls for secret in _secrets_in(url)}
+        found |= {secret for registry in self.registries.values() for secret in _secrets_in(registry.mirror)}
+        return tuple(sorted(found, key=lambda secret: (-len(secret), secret)))
+
+
+def _secrets_in(address: str) -> set[str]:
+    login = _LOGIN.search(address)
+    if not login:
+        return set()
+    user, _, password = login[1].partition(":")
+    secret = password or user  # a user alone is a token
+    return {secret, unquote(secret)} - {""}
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def load(name: str | None, project_root: Path, environ: Mapping[str, str]) -> Site:
+    """The site's profile: of `name`, else of KILN_SITE, else `local`.
+
+    Relative paths in it, in KILN_IMAGES and in KILN_CACHE start from `project_root`. Raises UsageError
+    for an unknown site, ManifestError with all of a profile's mistakes.
+    """
+    wanted = name or environ.get("KILN_SITE") or DEFAULT_SITE
+    folder = project_root / "sites"
+    known = sorted(path.stem for path in folder.glob("*.yaml") if _NAME.fullmatch(path.stem))
+    if wanted not in known:
+        raise UsageError(f"there is no site {quote(wanted)} in {folder}", did_you_mean(wanted, known))
+    seen = SiteReading(name=wanted, root=project_root, environ=environ)
+    site = document.load(folder / f"{wanted}.yaml", Site, seen, HINT)
+    return _with_environment(site, environ) if site.from_environment else site
+
+
+def _with_environment(site: Site, environ: Mapping[str, str]) -> Site:
+    def words(*names: str) -> list[str]:
+        return [word for name in names for word in environ.get(name, "").split()]
+
+    proxies = {
+        name: getattr(site.proxies, name) or "".join(words(f"{name}_proxy", f"{name.upper()}_PROXY")[:1])
+        for name in Proxies.model_fields
+    }
+    index = _usable(words("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL"))
+    extra = _usable(words("PIP_EXTRA_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL"))
+    indexes = {"pip": site.indexes.pip or "".join(index[:1]), "extra": site.indexes.extra or extra}
+    bundles = [Path(environ[name]).absolute() for name in _CA_SOURCES if environ.get(name)]
+    return site.model_copy(
+        update={
+            "proxies": site.proxies.model_copy(update=proxies),
+            "indexes": site.indexes.model_copy(update=indexes),
+            "ca_bundle": site.ca_bundle or next((path for path in bundles if path.is_file()), None),
+        }
+    )
+
+
+def _usable(urls: Iterable[str]) -> tuple[str, ...]:
+    """The indexes that a container can reach too: a folder of the caller's is not there."""
+    # uv lets an index have a name in front: NAME=URL. The same index for pip and for uv is asked once.
+    plain = dict.fromkeys(re.sub(r"^[\w-]+=", "", text) for text in urls)
+    return tuple(text for text in plain if re.match(r"https?://", text))

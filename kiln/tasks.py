@@ -1,0 +1,203 @@
+"""The commands: arguments in, one call, rendering out. The only place that exits.
+
+The same tasks are `invoke NAME` in a checkout and `kiln NAME` anywhere. Turns errors into messages
+and exit codes, and signals into `Interrupted`, so that every block on the way out tidies up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+from invoke.collection import Collection
+from invoke.context import Context as InvokeContext
+from invoke.exceptions import Exit
+from invoke.program import Program
+from invoke.tasks import task
+
+from kiln import __version__, catalog, doctor, render, shell, ui, workspace
+from kiln import build as building
+from kiln.context import Context, find_root, open_context
+from kiln.errors import Interrupted, KilnError
+from kiln.run import attach, host_environment
+from kiln.selection import select
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HELP = {
+    "name": "the image; several as a comma list, a pattern in quotes, or 'all'",
+    "site": "the site profile (default: KILN_SITE, else local)",
+    "images": "the images folder, in place of the site's",
+    "runtime": "enroot or embedded (default: enroot where it is installed)",
+    "json": "JSON lines in place of text",
+}
+
+
+@contextlib.contextmanager
+def command(as_json: bool) -> Iterator[ui.Ui]:
+    """Run a command: errors become a message and an exit code, signals an orderly end."""
+    shown = ui.make(as_json, sys.stdout, sys.stderr)
+    previous = {number: signal.signal(number, _interrupt) for number in SIGNALS}
+    try:
+        yield shown
+    except KilnError as error:
+        shown.close()
+        shown.error(error)
+        raise Exit(code=error.exit_code) from error
+    except BrokenPipeError as error:
+        # The reader of our output went away (a pager, head): nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Exit(code=128 + signal.SIGPIPE) from error
+    finally:
+        shown.close()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    # One is enough: a second, while things are being tidied up, would leave them half done.
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise Interrupted(f"stopped by {signal.Signals(number).name}; nothing was published", number)
+
+
+@contextlib.contextmanager
+def opened(as_json: bool, site: str | None, images: str | None) -> Iterator[Context]:
+    with command(as_json) as shown:
+        yield open_context(find_root(os.environ), site, images, os.environ, shown)
+
+
+def options(*names: str) -> dict[str, str]:
+    return {name: HELP[name] for name in names}
+
+
+@task(help=options("name", "site", "images", "runtime", "json"))
+def plan(
+    _: InvokeContext,
+    name: str,
+    site: str | None = None,
+    images: str | None = None,
+    runtime: str = "",
+    json: bool = False,
+) -> None:
+    """Print what a build would do, and why; changes nothing."""
+    with opened(json, site, images) as context:
+        for each in select(context.manifests, name):
+            made = building.plan(context, each, building.Options(runtime))
+            context.ui.result(made.to_data(), functools.partial(render.plan, made=made))
+
+
+@task(
+    help={
+        **options("name", "site", "images", "runtime", "json"),
+        "keep": "keep the workspace of a failed layer, for 'shell'",
+    }
+)
+def build(
+    _: InvokeContext,
+    name: str,
+    site: str | None = None,
+    images: str | None = None,
+    runtime: str = "",
+    keep: bool = False,
+    json: bool = False,
+) -> None:
+    """Build, smoke-test and publish an image."""
+    with opened(json, site, images) as context:
+        for each in select(context.manifests, name):
+            done = building.build(context, each, building.Options(runtime, keep))
+            context.ui.result(done.to_data(), functools.partial(render.outcome, done=done, site=context.site))
+
+
+@task(
+    help={
+        **options("site", "images", "runtime"),
+        "name": "an image whose build was kept, or a published one (NAME[:VERSION])",
+        "user": "as an ordinary user in a read-only tree, as smoke hooks run",
+    }
+)
+def shell_(
+    _: InvokeContext,
+    name: str,
+    site: str | None = None,
+    images: str | None = None,
+    runtime: str = "",
+    user: bool = False,
+) -> None:
+    """Open a shell where a kept build stopped, else in a published image; a published one never changes."""
+    with opened(False, site, images) as context:
+        code = shell.open_shell(context, name, runtime, as_root=not user)
+    raise Exit(code=code)
+
+
+@task(name="list", help=options("site", "images", "json"))
+def list_(_: InvokeContext, site: str | None = None, images: str | None = None, json: bool = False) -> None:
+    """List the published images."""
+    with opened(json, site, images) as context:
+        rows = catalog.current(context.store)
+        context.ui.result({"images": catalog.listing(rows)}, functools.partial(render.images, rows=rows))
+
+
+@task(help={**options("site", "images", "json"), "name": "NAME, NAME:VERSION or NAME:CHANNEL"})
+def show(
+    _: InvokeContext, name: str, site: str | None = None, images: str | None = None, json: bool = False
+) -> None:
+    """Show one published image and how to start it."""
+    with opened(json, site, images) as context:
+        entry = context.store.find(name)
+        channels = context.store.channels(entry.name)
+        context.ui.result(
+            catalog.details(entry, channels),
+            functools.partial(render.image, entry=entry, channels=channels, site=context.site),
+        )
+
+
+@task(name="doctor", help=options("site", "images", "json"))
+def doctor_(_: InvokeContext, site: str | None = None, images: str | None = None, json: bool = False) -> None:
+    """Check what this machine has of what Kiln needs, and how to mend the rest."""
+    with opened(json, site, images) as context:
+        found = doctor.examine(context)
+        context.ui.result(
+            {"checks": [vars(item) for item in found]}, functools.partial(render.checks, found=found)
+        )
+        doctor.conclude(found)
+
+
+@task(help={**options("site", "json"), "name": "only the kept builds of this image"})
+def gc(_: InvokeContext, name: str = "", site: str | None = None, json: bool = False) -> None:
+    """Remove what builds left: kept workspaces, and those of builds that were killed."""
+    with opened(json, site, None) as context:
+        removed = workspace.clean(context.site.work, name)
+        context.ui.result(
+            {"removed": removed},
+            lambda console: console.print(
+                "\n".join(["removed:", *removed]) if removed else "nothing to remove"
+            ),
+        )
+
+
+@task(
+    help={
+        "only": "a folder or file of tests, such as tests/unit",
+        "match": "only tests whose names match (pytest -k)",
+    }
+)
+def test(_: InvokeContext, only: str = "tests", match: str = "") -> None:
+    """Run the test suite: lint, types, units, conformance, integration."""
+    argv = [sys.executable, "-m", "pytest", only, *(["-k", match] if match else [])]
+    os.chdir(find_root(os.environ))
+    raise Exit(code=attach(argv, what="run the tests", env={**os.environ, **host_environment(os.environ)}))
+
+
+namespace = Collection()
+for _each in (plan, build, list_, show, doctor_, gc, test):
+    namespace.add_task(_each)
+namespace.add_task(shell_, name="shell")
+
+
+def main() -> None:
+    """The command `kiln`."""
+    Program(name="kiln", binary="kiln", namespace=namespace, version=__version__).run()
