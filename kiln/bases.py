@@ -6,10 +6,14 @@ a registry, a mirror or a file lies in the modules for those.
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from kiln import debootstrap, files, imageformat, squashfs
 from kiln.debootstrap import Suite
@@ -17,6 +21,7 @@ from kiln.errors import BaseError
 from kiln.manifest import Base
 from kiln.registry import layout
 from kiln.registry.client import Client
+from kiln.registry.layout import LocalImage
 from kiln.registry.oci import Resolved
 from kiln.registry.reference import Reference
 from kiln.runtime.contract import Output, Progress, Runtime
@@ -27,13 +32,15 @@ from kiln.store import Store
 UNPACKED_PER_PACKED = 2.4
 # Measured on bookworm with variant apt: 155 MB.
 DEBOOTSTRAP_BYTES = 300_000_000
+# zip, and so every wheel that a layer builds, can't hold an earlier time: 1980-01-02.
+EARLIEST = 315_619_200
 MAKE_TIME_OFFSET = 8
 """Offset of the superblock's u32 with the time a squashfs was made."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A base that exists, pinned. Exactly one of `resolved`, `image` and `suite` is set.
+    """A base that exists, pinned. One of `resolved`, `image` and `suite` is set, `local` too for a file or folder.
 
     `download` and `unpacked` are bytes, the second an estimate; `epoch` is the base's own time in
     Unix seconds, after which nothing in an image built on it is dated.
@@ -47,6 +54,7 @@ class Found:
     download: int
     unpacked: int
     resolved: Resolved | None = None
+    local: LocalImage | None = None
     image: Path | None = None
     suite: Suite | None = None
 
@@ -68,11 +76,9 @@ class Finder:
             reference = Reference(base.registry, base.repository, base.tag or None, base.digest or None)
             return self._resolved(base, self.client.resolve(reference, self.architecture))
         if base.kind == "oci":
-            return self._resolved(
-                base, layout.resolve_oci(self.folder / base.path, base.tag or None, self.architecture)
-            )
+            return self._local(base, layout.open_oci(self.folder / base.path, base.tag or None))
         if base.kind == "docker-archive":
-            return self._resolved(base, layout.resolve_archive(self.folder / base.path, self.architecture))
+            return self._local(base, layout.open_docker_archive(self.folder / base.path))
         if base.kind == "image":
             entry = self.store.find(f"{base.name}:{base.version}" if base.version else base.name)
             digest = entry.record.digest if entry.record else f"sha256:{files.sha256_file(entry.path)}"
@@ -88,6 +94,9 @@ class Finder:
             base, base.label, suite.digest, suite.digest, suite.epoch, 0, DEBOOTSTRAP_BYTES, suite=suite
         )
 
+    def _local(self, base: Base, image: LocalImage) -> Found:
+        return dataclasses.replace(self._resolved(base, image.resolve(self.architecture)), local=image)
+
     def _resolved(self, base: Base, resolved: Resolved) -> Found:
         download = resolved.download_size
         return Found(
@@ -95,7 +104,7 @@ class Finder:
             base.label,
             resolved.pinned,
             resolved.digest,
-            imageformat.created(resolved.config),
+            _created(resolved.config),
             download,
             int(download * UNPACKED_PER_PACKED),
             resolved=resolved,
@@ -103,23 +112,41 @@ class Finder:
 
     def _image(self, base: Base, path: Path, label: str, digest: str) -> Found:
         with path.open("rb") as stream:
-            epoch = struct.unpack_from("<I", stream.read(squashfs.SUPERBLOCK_BYTES), MAKE_TIME_OFFSET)[0]
+            made = struct.unpack_from("<I", stream.read(squashfs.SUPERBLOCK_BYTES), MAKE_TIME_OFFSET)[0]
+        epoch = max(made, EARLIEST)
         size = path.stat().st_size
         return Found(base, label, digest, digest, epoch, 0, int(size * UNPACKED_PER_PACKED), image=path)
 
 
-def make(
-    found: Found, runtime: Runtime, container: str, env: Mapping[str, str], output: Output, progress: Progress
-) -> None:
-    """Make the container `container` from a base. `env` is what tools of the host get (proxies, CA)."""
-    if found.image:
-        runtime.create(found.image, container)
-    elif found.suite:
-        debootstrap.make(found.suite, runtime.rootfs(container), env, output)
-        imageformat.configure(runtime.rootfs(container), {}, found.base.text)
-    elif found.resolved and found.base.kind == "registry":
-        runtime.import_base(found.resolved, container, progress)
-    elif found.resolved:
-        blobs = layout.blobs(found.resolved)
-        unpack(blobs, found.resolved, runtime.rootfs(container), env, progress)
-        imageformat.configure(runtime.rootfs(container), found.resolved.config, found.resolved.uri)
+def _created(config: Mapping[str, Any]) -> int:
+    """When an image was made, in Unix seconds; the earliest useful time where its config doesn't say."""
+    # Python 3.10 reads neither a Z nor nine digits of a second.
+    match = re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", str(config.get("created") or ""))
+    moment = datetime.fromisoformat(match[0] + "+00:00").timestamp() if match else 0
+    return max(int(moment), EARLIEST)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What making a base needs: `env` is for tools of the host (proxies, CA), `blobs` for its layers."""
+
+    runtime: Runtime
+    blobs: Path
+    env: Mapping[str, str]
+    output: Output
+    progress: Progress
+
+    def make(self, found: Found, container: str) -> None:
+        """Make the container `container` from a base. Raises `BaseError`, `SpaceError`, `RuntimeFailure`."""
+        tree = self.runtime.rootfs(container)
+        if found.image:
+            self.runtime.create(found.image, container)
+        elif found.suite:
+            debootstrap.make(found.suite, tree, self.env, self.output)
+            imageformat.configure(tree, {}, found.base.text)
+        elif found.local and found.resolved:
+            blobs = found.local.fetch(found.resolved, self.blobs, self.progress)
+            unpack(blobs, found.resolved, tree, self.env, self.progress)
+            imageformat.configure(tree, found.resolved.config, found.resolved.uri)
+        elif found.resolved:
+            self.runtime.import_base(found.resolved, container, self.progress)

@@ -79,7 +79,7 @@ class Build:
 def plan(context: Context, name: str, options: Options) -> Plan:
     """What `build` would do; asks the base's registry or mirror, and writes nothing."""
     manifest = context.load(name)
-    runtime = choice.name(options.runtime or context.site.runtime, context.environ)
+    runtime = choice.resolve(options.runtime or context.site.runtime, context.environ)
     found = context.finder().find(manifest.base)
     store, site = context.store, context.site
     return planning.make(
@@ -110,7 +110,8 @@ def make_base(work: Build) -> None:
     base = work.plan.base
     with work.step(f"base {base.base.text}", "base") as step, (work.logs / "00-base.log").open("a") as log:
         output = Output(log, step.line, work.context.redact)
-        bases.make(base, work.runtime, CONTAINER, work.context.host_env(), output, step.progress)
+        blobs, env = work.context.site.blobs, work.context.host_env()
+        bases.Maker(work.runtime, blobs, env, output, step.progress).make(base, CONTAINER)
         layerrun.save_identity(work.runtime.rootfs(CONTAINER), work.workspace.state)
 
 

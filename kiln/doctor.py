@@ -57,7 +57,7 @@ def tool(context: Context, name: str, package: str, purpose: str, optional: bool
 
 def user_namespaces(context: Context) -> Check:
     """Whether a process can be root in a namespace of its own: tried with the real options."""
-    purpose = "be root in a container without being root"
+    purpose = "being root in a container without being root"
     env = host_environment(context.environ)
     try:
         with sandboxed(host_tools([]), ["chown", "1:1", "/tmp"], env, fake_root=True) as call:
@@ -83,7 +83,7 @@ def _namespace_remedy() -> str:
 
 def squashfs_tools(context: Context) -> Check:
     """mksquashfs with zstd and -exit-on-error, which a build relies on."""
-    purpose = "write and unpack images"
+    purpose = "writing and unpacking images"
     env = host_environment(context.environ)
     if not which("mksquashfs", env) or not which("unsquashfs", env):
         return Check("squashfs-tools", MISSING, "not installed", purpose, "apt-get install squashfs-tools")
@@ -121,7 +121,7 @@ def uv(context: Context) -> Check:
 def keyring(distribution: str, optional: bool) -> Check:
     package = f"{distribution}-archive-keyring" if distribution == "debian" else "ubuntu-keyring"
     path = Path(f"/usr/share/keyrings/{distribution}-archive-keyring.gpg")
-    purpose = f"check the signatures of {distribution.capitalize()} suites for debootstrap: bases"
+    purpose = f"checking the signatures of {distribution.capitalize()} suites for debootstrap: bases"
     if path.exists():
         return Check(path.name, OK, str(path), purpose)
     return Check(
@@ -155,7 +155,7 @@ def filesystem(path: Path) -> str:
 
 
 def ca_bundle(context: Context) -> Check:
-    path, purpose = context.site.ca_bundle, "trust the site's certificates inside layers"
+    path, purpose = context.site.ca_bundle, "trusting the site's certificates inside layers"
     if path is None:
         return Check("CA bundle", OK, "none set", purpose)
     if os.access(path, os.R_OK):
@@ -186,7 +186,7 @@ def gpus(_: Context) -> Check:
 
 
 def credentials(context: Context) -> Check:
-    purpose = "log in to registries; public images need none"
+    purpose = "logging in to registries; public images need none"
     path = context.credentials_path
     if not path.exists():
         return Check("credentials", OK, f"no {path}", purpose)
@@ -206,7 +206,7 @@ def enroot(context: Context) -> Iterator[Check]:
             "enroot",
             WARNING,
             "not installed",
-            "build with enroot itself",
+            "building with enroot itself",
             "the embedded runtime is used; see docs/runtimes.md",
         )
         return
@@ -222,7 +222,7 @@ def enroot(context: Context) -> Iterator[Check]:
         "enroot",
         OK if version.returncode == 0 else MISSING,
         f"{path} {version.output.strip()}",
-        "build with enroot itself",
+        "building with enroot itself",
     )
     for name in ("enroot-mksquashovlfs", "enroot-aufs2ovlfs"):
         yield _capable(name, env)
@@ -271,7 +271,7 @@ def _parallel(env: dict[str, str]) -> Check:
 
 def temporary(context: Context) -> Check:
     kind = filesystem(next(path for path in (context.site.work, *context.site.work.parents) if path.exists()))
-    purpose = "enroot import writes overlay whiteouts there"
+    purpose = "builds; enroot import writes overlay whiteouts there"
     if kind in NETWORK_FILESYSTEMS:
         return Check(
             "work folder",
@@ -299,7 +299,7 @@ def examine(context: Context) -> list[Check]:
     return [
         Check("Python", OK, f"{python} {shutil.which('python3') or ''}".strip(), "Kiln itself"),
         tool(context, "bwrap", "bubblewrap", "the embedded runtime, and unpacking bases"),
-        tool(context, "setpriv", "util-linux", "end children when Kiln is killed", optional=True),
+        tool(context, "setpriv", "util-linux", "ending children when Kiln is killed", optional=True),
         tool(context, "mmdebstrap", "mmdebstrap", "debootstrap: bases", optional=True),
         keyring("debian", optional=True),
         keyring("ubuntu", optional=True),

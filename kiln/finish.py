@@ -10,7 +10,7 @@ import os
 import stat
 from pathlib import Path
 
-from kiln import debootstrap, files, imageformat
+from kiln import debootstrap, files, imageedit, imageformat
 from kiln.errors import ManifestError
 from kiln.layerrun import IDENTITY
 from kiln.plan import Plan
@@ -43,8 +43,8 @@ def declare(plan: Plan, rootfs: Path) -> None:
     manifest = plan.manifest
     before = (files.read_inside(rootfs, "/etc/environment") or b"").decode("utf-8", "surrogateescape")
     if manifest.env:
-        text = imageformat.with_variables(
-            before, imageformat.expand(manifest.env, imageformat.parse_environment(before))
+        text = imageedit.with_variables(
+            before, imageedit.expand(manifest.env, imageformat.parse_environment(before))
         )
         _write(rootfs, "/etc/environment", text)
     if manifest.fstab:
@@ -52,7 +52,7 @@ def declare(plan: Plan, rootfs: Path) -> None:
         _write(rootfs, "/etc/fstab", fstab + "".join(f"{line}\n" for line in manifest.fstab))
     if any(value is not None for value in (manifest.workdir, manifest.entrypoint, manifest.command)):
         rc = (files.read_inside(rootfs, "/etc/rc") or b"").decode("utf-8", "surrogateescape")
-        changed = imageformat.with_start(rc, manifest.workdir, manifest.entrypoint, manifest.command)
+        changed = imageedit.with_start(rc, manifest.workdir, manifest.entrypoint, manifest.command)
         if changed is None:
             raise ManifestError(
                 f"the /etc/rc of {plan.base.base.text} is not as enroot writes it: Kiln can't change a part of it",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ fi
 """
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_QUOTED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=[\"'](.*)[\"']\s*")
+_QUOTED = re.compile(r"^([A-Za-z_][A-Za-z0-9_]*)=[\"'](.*)[\"']\s*$")
 # What bash writes for these between $' and '; other control characters are octal.
 _ESCAPES = {"\a": "\\a", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\v": "\\v", "\f": "\\f", "\r": "\\r"}
 _ESCAPES |= {"\x1b": "\\E", "\\": "\\\\", "'": "\\'"}
@@ -97,20 +98,22 @@ def parse_environment(text: str, variables: Mapping[str, str] | None = None) -> 
         line = _REFERENCE.sub(lambda match: (variables or {}).get(match[1], ""), raw).lstrip()
         if not _ASSIGNMENT.match(line) or line.startswith("ENROOT_"):
             continue
-        name, _, value = (_QUOTED.sub(r"\1=\2", line) if _QUOTED.fullmatch(line) else line).partition("=")
+        # Twice, for enroot formats its file before and after the hooks.
+        name, _, value = _QUOTED.sub(r"\1=\2", _QUOTED.sub(r"\1=\2", line)).partition("=")
         found[name] = value
     return found
 
 
 def bash_quoted(text: str) -> str:
     """What bash's `${text@Q}` gives in a UTF-8 locale."""
-    if not any(_is_control(c) for c in text):
+    if not any(_unprintable(c) for c in text):
         return "'" + text.replace("'", "'\\''") + "'"
-    return "$'" + "".join(_ESCAPES.get(c) or (_octal(c) if _is_control(c) else c) for c in text) + "'"
+    return "$'" + "".join(_ESCAPES.get(c) or (_octal(c) if _unprintable(c) else c) for c in text) + "'"
 
 
-def _is_control(character: str) -> bool:
-    return ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0 or 0xDC80 <= ord(character) <= 0xDCFF
+def _unprintable(character: str) -> bool:
+    """As iswprint(3) has it: controls, line separators, what Unicode has not assigned."""
+    return unicodedata.category(character) in ("Cc", "Cn", "Cs", "Zl", "Zp")
 
 
 def _octal(character: str) -> str:
@@ -135,15 +138,8 @@ def _section(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _texts(values: object) -> list[str]:
     """A list's values as jq prints them; null and false are nothing."""
-    return (
-        [_text(value) for value in values if value is not None and value is not False]
-        if _is_list(values)
-        else []
-    )
-
-
-def _is_list(values: object) -> bool:
-    return isinstance(values, list)
+    found = values if isinstance(values, list) else []
+    return [_text(value) for value in found if value is not None and value is not False]
 
 
 def _text(value: object) -> str:
@@ -159,5 +155,6 @@ def _lines(texts: list[str]) -> str:
 def _folder(rootfs: Path, path: str) -> Path:
     """A folder in the tree, made if missing."""
     here = rootfs.joinpath(*files.resolve_inside(rootfs, path).parts[1:])
-    here.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with files.translated(here):
+        here.mkdir(mode=0o755, parents=True, exist_ok=True)
     return here

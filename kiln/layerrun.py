@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from kiln import files, imageformat, layercommand, workspace
+from kiln import files, imageedit, imageformat, layercommand, workspace
 from kiln.context import Context
 from kiln.errors import KilnError, LayerError, RuntimeFailure, SpaceError
 from kiln.layercommand import INSIDE, LAYER, STATE, TEMPORARY, LayerCommand
@@ -117,7 +117,7 @@ def build_environment(context: Context, plan: Plan, private: Workspace, rootfs: 
     site = context.site
     text = (files.read_inside(rootfs, "/etc/environment") or b"").decode("utf-8", "surrogateescape")
     return {
-        **imageformat.expand(plan.manifest.env, imageformat.parse_environment(text)),
+        **imageedit.expand(plan.manifest.env, imageformat.parse_environment(text)),
         **site.proxy_environment(),
         **site.index_environment(),
         **(site.ca_environment(CA_INSIDE) if site.ca_bundle else {}),

@@ -14,7 +14,6 @@ from typing import Annotated
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -104,7 +103,7 @@ class SmokeTest(Model):
     model_config = ConfigDict(title="Smoke test")
 
     hook: Annotated[str, AfterValidator(_hook_name)] = Field(description="The name of a file in `hooks/`.")
-    args: Annotated[tuple[Line, ...], BeforeValidator(_arguments)] = Field(
+    args: Annotated[tuple[Line, ...], ShortForm(_arguments, [{"type": "string"}])] = Field(
         default=(), description="What it is given."
     )
     required: Switch = Field(default=True, description="Whether the image is unfit when it fails.")
@@ -150,30 +149,40 @@ FstabLine = Annotated[str, AfterValidator(_fstab_line)]
 Smoke = Annotated[SmokeTest, ShortForm(_expand_smoke, [_HOOK_SCHEMA, _HOOK_ARGS_SCHEMA])]
 
 
-_EXAMPLE = {
-    "format": FORMAT,
-    "name": "geo",
-    "description": "PyTorch with geopandas, for the course on satellite images",
-    "maintainer": "geo@example.org",
-    "base": "nvcr.io/nvidia/pytorch:25.04-py3",
-    "env": {"GDAL_CACHEMAX": "2048", "PATH": "/opt/geo/bin:${PATH}"},
-    "layers": [
-        {"apt": ["gdal-bin", "rolldice"]},
-        {"pip": {"packages": ["geopandas>=1", "rasterio"], "timeout": "30m"}},
-        {"copy": {"geo/tiles.py": "/opt/geo/bin/tiles"}},
-        {"run": "gdalinfo --version\ntiles --check\n"},
-    ],
-    "smoke": ["gpu-visible", {"python-imports": ["torch", "geopandas"]}, {"hook": "fp8", "required": False}],
-}
-
-
 class Manifest(Model):
     """What an image is made of, and how it is tested.
 
     One image is one file, `manifests/NAME.yaml`. What it copies or runs is beside it, in the same folder.
+
+    ```yaml
+    # yaml-language-server: $schema=../docs/manifest.schema.json
+    format: 1
+    name: geo
+    description: PyTorch with geopandas, for the course on satellite images
+    maintainer: geo@example.org
+    base: nvcr.io/nvidia/pytorch:25.04-py3
+    env:
+      GDAL_CACHEMAX: "2048"
+      PATH: /opt/geo/bin:${PATH}
+    layers:
+      - apt: [gdal-bin, rolldice]
+      - pip: ["geopandas>=1", rasterio]
+      - uv:
+          venv: /opt/geo/venv
+          packages: [pystac-client]
+          timeout: 10m
+      - copy: {geo/tiles.py: /opt/geo/bin/tiles}
+      - run: |
+          gdalinfo --version
+          tiles --check
+    smoke:
+      - gpu-visible
+      - commands: [rolldice 1d6, tiles --version]
+      - {hook: fp8, required: false}
+    ```
     """
 
-    model_config = ConfigDict(title="Manifest", json_schema_extra={"examples": [_EXAMPLE]})
+    model_config = ConfigDict(title="Manifest")
 
     format: Annotated[Number, WithJsonSchema({"const": FORMAT})] = Field(
         description="The version of this format: `1`. A Kiln that knows only older ones says so."

@@ -24,7 +24,7 @@ def check(context: Context, plan: Plan) -> None:
             f"this machine can't build {plan.manifest.name} yet",
             "mend these, then see: invoke doctor",
             [
-                f"{item.name}: {item.detail}; needed to {item.purpose}. Type: {item.remedy}"
+                f"{item.name}: {item.detail}; needed for {item.purpose}. Type: {item.remedy}"
                 for item in missing
             ],
         )
@@ -35,13 +35,13 @@ def check(context: Context, plan: Plan) -> None:
 def _checks(context: Context, plan: Plan) -> list[Check]:
     checks = [
         doctor.squashfs_tools(context),
-        doctor.folder("cache", context.site.cache, "keep downloads and logs"),
+        doctor.folder("cache", context.site.cache, "downloads and logs"),
     ]
     if plan.runtime == "embedded" or plan.base.base.kind in ("debootstrap", "oci", "docker-archive"):
-        bwrap = doctor.tool(context, "bwrap", "bubblewrap", "run layers")
+        bwrap = doctor.tool(context, "bwrap", "bubblewrap", "running layers")
         checks += [bwrap] if bwrap.state == MISSING else [bwrap, doctor.user_namespaces(context)]
     if plan.base.base.kind == "debootstrap":
-        checks.append(doctor.tool(context, "mmdebstrap", "mmdebstrap", "make the base"))
+        checks.append(doctor.tool(context, "mmdebstrap", "mmdebstrap", "making the base"))
     if any(item.layer.kind == "uv" for item in plan.layers):
         checks.append(doctor.uv(context))
     checks.append(doctor.ca_bundle(context))
@@ -49,7 +49,7 @@ def _checks(context: Context, plan: Plan) -> list[Check]:
 
 
 def _mounted(source: Path) -> Check:
-    purpose = "be mounted into layers"
+    purpose = "layers, which have it mounted"
     if source.exists():
         return Check(f"mount {source}", doctor.OK, "is there", purpose)
     return Check(

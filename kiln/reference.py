@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from kiln.document import schema
@@ -29,23 +28,10 @@ def reference(model: type[BaseModel]) -> str:
         "Made from the models in `kiln/` by `kiln.reference`: change it there.",
     ]
     parts += _section(root, definitions)
-    for example in root.get("examples", ()):
-        text = yaml.dump(example, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
-        parts += ["For example:", f"```yaml\n{text}```"]
     for name in _in_order(root, definitions):
         parts.append(f"## {definitions[name]['title']}")
         parts += _section(definitions[name], definitions)
     return "\n\n".join(parts) + "\n"
-
-
-class _Dumper(yaml.SafeDumper):
-    """YAML as a person writes it."""
-
-    def represent_str(self, text: str) -> yaml.ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _section(section: JsonSchema, definitions: dict[str, JsonSchema]) -> Iterator[str]:
@@ -61,7 +47,7 @@ def _section(section: JsonSchema, definitions: dict[str, JsonSchema]) -> Iterato
 
 
 def _default(value: object) -> str:
-    if value in (None, "", [], {}):
+    if not isinstance(value, (str, int)) or value == "":
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
@@ -75,14 +61,17 @@ def _words(field: JsonSchema, definitions: dict[str, JsonSchema]) -> str:
         return " or ".join(dict.fromkeys(_words(choice, definitions) for choice in field["anyOf"]))
     if "const" in field or "enum" in field:
         return " or ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
-    if field.get("type") == "array":
-        words = _words(field["items"], definitions)
-        return f"list of ({words})" if " or " in words else f"list of {words}"
-    if field.get("type") == "object":
-        if "properties" in field:
-            return "`{" + ", ".join(f"{name}: …" for name in field["properties"]) + "}`"
-        return f"mapping of names to {_words(field['additionalProperties'], definitions)}"
-    return _SIMPLE[field["type"]]
+    return _words_for_type(field, definitions)
+
+
+def _words_for_type(field: JsonSchema, definitions: dict[str, JsonSchema]) -> str:
+    if "properties" in field:
+        return "`{" + ", ".join(f"{name}: …" for name in field["properties"]) + "}`"
+    if field["type"] in _SIMPLE:
+        return _SIMPLE[field["type"]]
+    inner = _words(field["items" if field["type"] == "array" else "additionalProperties"], definitions)
+    inner = f"({inner})" if " or " in inner and "`true`" not in inner else inner
+    return f"list of {inner}" if field["type"] == "array" else f"mapping of names to {inner}"
 
 
 def _target(field: JsonSchema) -> str:

@@ -35,12 +35,11 @@ def table(*columns: str) -> Table:
 
 
 def facts(console: Console, rows: Iterable[tuple[str, str]]) -> None:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold")
-    grid.add_column(overflow="fold")
-    for name, value in rows:
-        grid.add_row(name, Text(value))
-    console.print(grid)
+    """Names and values, a line each however long: paths and digests are there to be copied."""
+    lines = list(rows)
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        console.print(Text.assemble((f"{name:<{width}}  ", "bold"), value), soft_wrap=True)
 
 
 def plan(console: Console, made: Plan) -> None:
@@ -174,9 +173,10 @@ def image(console: Console, entry: Entry, channels: dict[str, str], site: Site) 
 
 
 def checks(console: Console, found: Sequence[Check]) -> None:
-    rows = table("", "what", "found", "needed to")
+    width = max(len(item.name) for item in found)
     for item in found:
-        rows.add_row(Text(item.state, style=STYLES[item.state]), item.name, Text(item.detail), item.purpose)
-        if item.state != OK and item.remedy:
-            rows.add_row("", "", Text(f"-> {item.remedy}", style="bold"), "")
-    console.print(rows)
+        state = (f"{item.state:<8}", STYLES[item.state])
+        purpose = (f"  (for {item.purpose})", "dim")
+        console.print(Text.assemble(state, f"{item.name:<{width}}  {item.detail}", purpose), soft_wrap=True)
+        if item.state != OK:
+            console.print(Text(f"{'':8}-> {item.remedy}", style="bold"), soft_wrap=True)

@@ -187,7 +187,7 @@ class Pbs(Model):
 class Site(Model):
     """One site: `sites/NAME.yaml`."""
 
-    model_config = ConfigDict(title="Site profile of Kiln")
+    model_config = ConfigDict(title="Site profile")
 
     format: Annotated[Number, WithJsonSchema({"const": FORMAT})] = Field(
         description="The format's version: `1`."

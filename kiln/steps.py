@@ -19,6 +19,7 @@ from kiln.sourcefiles import SourceFile, SourcePath
 from kiln.yamltree import Plain, Table
 
 DEFAULT_TIMEOUT = 3600  # seconds
+Timeout = Annotated[Seconds, Field(description="The longest it may take: seconds, or `90s`, `30m`, `2h`.")]
 
 _LONGEST_TITLE = 40  # characters
 
@@ -34,10 +35,6 @@ def octal_mode(text: str) -> str:
 
 class _Step(Model):
     kind: ClassVar[str]
-
-    timeout: Seconds = Field(
-        default=DEFAULT_TIMEOUT, description="The longest it may take: seconds, or `90s`, `30m`, `2h`."
-    )
 
     @property
     def title(self) -> str:
@@ -64,6 +61,7 @@ class AptLayer(_Step):
     )
     upgrade: Switch = Field(default=False, description="First bring all of the base's packages up to date.")
     recommends: Switch = Field(default=False, description="Also install what the packages recommend.")
+    timeout: Timeout = DEFAULT_TIMEOUT
 
     @model_validator(mode="after")
     def _not_empty(self) -> AptLayer:
@@ -104,6 +102,7 @@ class PipLayer(_PythonStep):
     kind = "pip"
 
     upgrade_pip: Switch = Field(default=False, description="First bring pip itself up to date.")
+    timeout: Timeout = DEFAULT_TIMEOUT
 
     @model_validator(mode="after")
     def _not_empty(self) -> PipLayer:
@@ -131,6 +130,7 @@ class UvLayer(_PythonStep):
     python: str = Field(
         default="python3", description="The Python of a new environment: a command of the image."
     )
+    timeout: Timeout = DEFAULT_TIMEOUT
 
     @model_validator(mode="after")
     def _consistent(self) -> UvLayer:
@@ -173,6 +173,7 @@ class CopyLayer(_Step):
     kind = "copy"
 
     items: tuple[CopyItem, ...] = Field(description="What is copied.")
+    timeout: Timeout = DEFAULT_TIMEOUT
 
     @model_validator(mode="after")
     def _not_empty(self) -> CopyLayer:
@@ -196,6 +197,7 @@ class RunLayer(_Step):
 
     script: str | None = Field(default=None, description="The script's text.")
     file: SourceFile | None = Field(default=None, description="Or a file beside the manifest that has it.")
+    timeout: Timeout = DEFAULT_TIMEOUT
 
     @model_validator(mode="after")
     def _one_script(self) -> RunLayer:
@@ -207,7 +209,9 @@ class RunLayer(_Step):
 
     @property
     def title(self) -> str:
-        return self._titled((self.file or (self.script or "").strip().partition("\n")[0],))
+        lines = [line.strip() for line in (self.script or "").splitlines()]
+        said = [line for line in lines if line and not line.startswith("#")]
+        return self._titled((self.file or "".join(said[:1]) or "script",))
 
 
 Layer = AptLayer | PipLayer | UvLayer | CopyLayer | RunLayer

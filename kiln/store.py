@@ -80,6 +80,8 @@ class Store:
 
     def versions(self, name: str) -> list[str]:
         """The versions of an image in the order they were numbered."""
+        if not NAME.fullmatch(name):
+            return []
         prefix, suffix = f"{name}-", ".sqsh"
         try:
             files = [entry.name for entry in os.scandir(self.folder(name)) if not entry.is_symlink()]

@@ -22,6 +22,7 @@ from kiln.errors import KilnError
 
 PLAIN_PROGRESS_SECONDS = 10.0
 LIVE_FRAMES_PER_SECOND = 8
+WIDE = 1000
 
 
 class Step:
@@ -129,8 +130,8 @@ class PlainUi(Ui):
     """Plain lines, for logs and pipes."""
 
     def __init__(self, out: IO[str], err: IO[str]) -> None:
-        self._console = Console(file=out, highlight=False, soft_wrap=True)
-        self._errors = Console(file=err, highlight=False, soft_wrap=True)
+        self._console = _console(out)
+        self._errors = _console(err)
         self._last_progress = 0.0
 
     def _say(self, text: str, style: str = "") -> None:
@@ -209,6 +210,11 @@ def _running(step: Step, width: int) -> Text:
     )
     below = Text(f"  {step.last_line}"[: max(20, width - 1)], style="dim")
     return Text("\n").join([head, below])
+
+
+def _console(stream: IO[str]) -> Console:
+    """Off a terminal a table is as wide as it needs: a path broken in two can't be pasted."""
+    return Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else WIDE)
 
 
 def make(as_json: bool, out: IO[str], err: IO[str]) -> Ui:

@@ -22,7 +22,7 @@ from yaml.resolver import Resolver
 from kiln.errors import ManifestError
 from kiln.problems import UNSEEN, Problem, Span, quote, shown
 
-SIZE_LIMIT = 256 * 1024  # bytes; the manifests that ship have 1 KiB
+SIZE_LIMIT = 64 * 1024  # bytes; the manifests that ship have 1 KiB
 DEPTH_LIMIT = 20  # lists and mappings in each other; a manifest needs 5
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -282,6 +282,9 @@ def _syntax_problem(error: yaml.YAMLError, lines: list[str]) -> Problem:
     opened = getattr(error, "context_mark", None)
     if opened and not "".join([lines[n][mark.column :] for n in range(mark.line, len(lines))]).strip():
         return Problem(Span(opened.line + 1, opened.column + 1), "what begins here is never closed")
+    if opened and "could not find expected ':'" in str(error):
+        at = Span(opened.line + 1, opened.column + 1)
+        return Problem(at, "a ':' is missing behind this", "write 'key: value', or look at the indentation")
     span = Span(min(mark.line, len(lines) - 1) + 1, mark.column + 1)
     for number in range(max(1, span.line - 1), span.line + 1):
         indentation = lines[number - 1][: len(lines[number - 1]) - len(lines[number - 1].lstrip(" \t"))]

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ class Embedded:
         return tree
 
     def _as_root(
-        self, argv: list[str], what: str, writable: list[Path], extra: Mapping[str, str] | None = None
+        self, argv: Sequence[str], what: str, writable: Sequence[Path], extra: Mapping[str, str] | None = None
     ) -> None:
         env = {**self._env, **(extra or {})}
         with sandboxed(host_tools(writable), argv, env, fake_root=True) as call:
@@ -139,8 +139,8 @@ class Embedded:
         uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (ORDINARY_UID, ORDINARY_UID)
         return ("--uid", str(uid), "--gid", str(gid))
 
-    def _mounts(self, tree: Path, command: Command) -> list[str]:
-        options: list[str] = []
+    def _mounts(self, tree: Path, command: Command) -> Sequence[str]:
+        options = []
         for mount in command.mounts:
             inside = str(files.resolve_inside(tree, mount.target))
             options += bind(Mount(source=mount.source, target=inside, read_only=mount.read_only))

@@ -5,7 +5,7 @@
     torchrun --nproc_per_node 2 train.py --mixed-precision --explicit-prefetch
 
 It learns to continue sequences that count upwards, so the loss must fall from ln(vocabulary) towards zero.
-The places to look at for a model of your own are `shard` and `prefetch`. Without GPUs it runs on CPUs, with Gloo.
+The places to look at for a model of your own are `shard` and `prefetch`. Without GPUs it runs on CPUs (Gloo).
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ LAYERS = (
         "manifest",
         "site",
     ),
-    ("record", "squashfs", "imageformat", "workspace", "store", "selection"),
+    ("record", "squashfs", "imageformat", "imageedit", "workspace", "store", "selection"),
     ("registry",),
     ("runtime",),
     ("layercommand", "debootstrap", "bases", "plan", "smoke", "publish", "catalog", "startlines"),

@@ -1,0 +1,1 @@
+"""Images that others made: found in registries and archives, fetched, verified, unpacked."""

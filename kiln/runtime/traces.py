@@ -1,0 +1,154 @@
+"""What a start of enroot leaves in a container's tree, and in the list of processes.
+
+enroot's hooks follow the tree's links as the host sees them, so a link to outside would have them
+write there: `guard` refuses such a tree. Beside what the command did, a start leaves empty mount
+points, its lock, a file for apt, the host's time zone, and the caller's home: `taken_away` removes
+what was not there before. Owns those lists. What enroot does to `/etc/passwd` and its like is put
+right by `scripts/layer.sh`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from kiln import files
+from kiln.errors import RuntimeFailure
+
+LOCK = ".lock"
+APT_FILE = "etc/apt/apt.conf.d/enroot"
+POLL_SECONDS = 0.05
+APT_TEXT = b'APT::Sandbox::User "root";\n'
+MOUNTED = (
+    "dev", "proc", "sys", "tmp", "var/run", "var/lock",
+    "etc/hosts", "etc/hostname", "etc/resolv.conf", "etc/machine-id",
+)  # fmt: skip
+# What the hooks read or write without asking where a link leads.
+FOLLOWED = (
+    LOCK, "etc", "etc/passwd", "etc/group", "etc/environment", "etc/fstab", "etc/debian_version",
+    "etc/login.defs", "etc/default", "etc/default/useradd", "etc/skel", APT_FILE, "usr", "usr/share", "var",
+)  # fmt: skip
+
+
+def guard(tree: Path) -> None:
+    """Raise `RuntimeFailure` for a tree that would have enroot touch files outside of it."""
+    real = Path(os.path.realpath(tree))
+    for name in (*FOLLOWED, *(path.strip("/") for path in _host_paths())):
+        here = tree / name
+        if (name == LOCK and here.is_symlink()) or not Path(os.path.realpath(here)).is_relative_to(real):
+            raise RuntimeFailure(
+                f"/{name} in the container {tree.name} leads out of it by a link, which enroot would follow",
+                "mend the image, or build with: --runtime embedded",
+            )
+
+
+@contextlib.contextmanager
+def taken_away(tree: Path, targets: Sequence[str]) -> Iterator[None]:
+    """Remove after the block what a start with mounts at `targets` made in the tree for itself."""
+    home = pwd_home()
+    missing = [_missing(tree, path) for path in (LOCK, APT_FILE, *MOUNTED, *_host_paths(), *targets)]
+    zoneless = not (tree / _zone().strip("/")).exists()
+    homeless = not os.path.lexists(tree / home.strip("/"))
+    try:
+        yield
+    finally:
+        if homeless:
+            _remove_skeleton(tree, tree / home.strip("/"))
+        _remove_file(tree / APT_FILE, APT_TEXT)
+        if zoneless:
+            _remove_zone(tree / _zone().strip("/"))
+        for made in missing:
+            for path in reversed(made):
+                _remove_empty(path)
+
+
+def processes(tree: Path) -> list[int]:
+    """The processes of the caller's whose root is `tree`."""
+    try:
+        wanted = tree.stat()
+    except OSError:
+        return []
+    found = []
+    for entry in os.listdir("/proc"):
+        # Others' processes can't be looked into, and some end meanwhile.
+        with contextlib.suppress(OSError):
+            if entry.isdigit() and os.path.samestat(os.stat(f"/proc/{entry}/root/"), wanted):
+                found.append(int(entry))
+    return found
+
+
+def end_processes(tree: Path) -> None:
+    """Kill what a command left running in `tree`: without a PID namespace nobody else does."""
+    for _ in range(100):
+        left = processes(tree)
+        if not left:
+            return
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(POLL_SECONDS)
+
+
+def pwd_home() -> str:
+    """The caller's home as the host's user database has it; enroot makes that in the container."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return "/"
+
+
+def _host_paths() -> list[str]:
+    """Places that depend on the host: its time zone's file, the caller's home."""
+    return [path for path in (pwd_home(), _zone()) if path not in ("", "/")]
+
+
+def _zone() -> str:
+    zone = Path("/etc/localtime")
+    return os.path.realpath(zone) if zone.is_symlink() else ""
+
+
+def _missing(tree: Path, path: str) -> list[Path]:
+    """What would have to be made for `path` to exist, outermost first."""
+    inside = files.resolve_inside(tree, path)
+    here = tree.joinpath(*inside.parts[1:])
+    steps = [here, *here.parents]
+    return [step for step in reversed(steps[: steps.index(tree)]) if not os.path.lexists(step)]
+
+
+def _remove_skeleton(tree: Path, home: Path) -> None:
+    """Remove a home in which nothing but copies of /etc/skel lies."""
+    if home.is_symlink() or not home.is_dir():
+        return
+    for entry in sorted(home.rglob("*"), reverse=True):
+        original = files.read_inside(tree, f"/etc/skel/{entry.relative_to(home)}")
+        if entry.is_dir() and not entry.is_symlink():
+            continue
+        if original is None or entry.is_symlink() or entry.read_bytes() != original:
+            return
+    files.remove_tree(home)
+
+
+def _remove_zone(path: Path) -> None:
+    """Remove the host's time zone, unless a package brought it, which would have brought others too."""
+    with contextlib.suppress(OSError):
+        if [entry.name for entry in path.parent.iterdir()] == [path.name]:
+            path.unlink()
+
+
+def _remove_file(path: Path, text: bytes) -> None:
+    with contextlib.suppress(OSError):
+        if not path.is_symlink() and path.read_bytes() == text:
+            path.unlink()
+
+
+def _remove_empty(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        elif path.stat(follow_symlinks=False).st_size == 0:
+            path.unlink()
