@@ -123,8 +123,10 @@ def _registry_base(text: str, reference: str) -> Base:
         raise Mistake(f"{quote(host)} is not a registry", f"write {_FORMS}")
     repository, tag, digest = _split_reference(path)
     if host in _HUB_NAMES:
-        host, repository = DOCKER_HUB, repository if "/" in repository else f"library/{repository}"
+        host = DOCKER_HUB
     _check_reference(text, repository, tag, digest)
+    if host == DOCKER_HUB and "/" not in repository:
+        repository = f"library/{repository}"
     label = tag or digest.removeprefix("sha256:")[:12]
     return Base(text, "registry", label, registry=host, repository=repository, tag=tag, digest=digest)
 

@@ -40,7 +40,7 @@ MAKE_TIME_OFFSET = 8
 
 @dataclass(frozen=True)
 class Found:
-    """A base that exists, pinned. One of `resolved`, `image` and `suite` is set, `local` too for a file or folder.
+    """A base that exists, pinned. One of `resolved`, `image`, `suite` is set, `local` too for a file.
 
     `download` and `unpacked` are bytes, the second an estimate; `epoch` is the base's own time in
     Unix seconds, after which nothing in an image built on it is dated.

@@ -139,8 +139,8 @@ def export(work: Build) -> Path:
         work.runtime.export(CONTAINER, target, work.plan.base.epoch)
         squashfs.check(target)
         step.outcome = size_text(target.stat().st_size)
-    if not work.keep:
-        work.runtime.remove(CONTAINER)
+    # Its space is wanted for the container that is tested.
+    work.runtime.remove(CONTAINER)
     return target
 
 

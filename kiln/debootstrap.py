@@ -15,9 +15,8 @@ from pathlib import Path
 
 from kiln import files
 from kiln.errors import BaseError
-from kiln.run import CommandFailed, run
 from kiln.runtime.contract import Output
-from kiln.runtime.sandbox import host_tools, sandboxed
+from kiln.runtime.sandbox import SCRATCH, as_root
 
 KEYRINGS = Path("/usr/share/keyrings")
 PUBLIC = {"debian": "http://deb.debian.org/debian", "ubuntu": "http://archive.ubuntu.com/ubuntu"}
@@ -111,35 +110,28 @@ def make(suite: Suite, tree: Path, env: Mapping[str, str], output: Output) -> No
         "--skip=chroot/mount,chroot/start-stop-daemon,check/qemu",
         f"--variant={VARIANT}",
         '--aptopt=APT::Sandbox::User "root"',
+        # A tree that a power cut damages is made again: dpkg need not wait for the disk.
+        "--dpkgopt=force-unsafe-io",
         f"--include={Path(keyring).stem},ca-certificates",
         suite.name,
         str(tree),
         *suite.sources,
     ]
     # mmdebstrap writes SOURCE_DATE_EPOCH into what it makes.
-    inside = {**env, "SOURCE_DATE_EPOCH": str(suite.epoch), "TMPDIR": "/tmp"}
-    try:
-        with sandboxed(host_tools([tree]), argv, inside, fake_root=True) as call:
-            run(
-                call.argv,
-                what=f"make {suite.name} from {suite.mirror}",
-                env=env,
-                timeout=TIME_LIMIT_SECONDS,
-                log=output.log,
-                on_line=output.on_line,
-                redact=output.redact,
-                pass_fds=call.descriptors,
-            )
-    except CommandFailed as error:
+    inside = {**env, "SOURCE_DATE_EPOCH": str(suite.epoch), "TMPDIR": SCRATCH}
+    what = f"make {suite.name} from {suite.mirror}"
+    result = as_root(argv, what=what, writable=[tree], env=inside, timeout=TIME_LIMIT_SECONDS, output=output)
+    if result.returncode != 0:
         raise BaseError(
-            f"mmdebstrap failed: {error.result.outcome()}", "look at the lines above", error.details
-        ) from error
+            f"mmdebstrap failed: {result.outcome()}", "look at the mirror and the proxy", result.tail(15)
+        )
     _forget_this_run(tree)
 
 
 def _forget_this_run(tree: Path) -> None:
-    """Take out what mmdebstrap leaves of the caller: its apt options and the host's resolv.conf."""
-    for name in ("etc/apt/apt.conf.d/99mmdebstrap", "etc/resolv.conf", "etc/hostname"):
+    """Take out what mmdebstrap leaves of the caller: its options, and the host's name and resolver."""
+    options = ("etc/apt/apt.conf.d/99mmdebstrap", "etc/dpkg/dpkg.cfg.d/99mmdebstrap")
+    for name in (*options, "etc/resolv.conf", "etc/hostname"):
         (tree / name).unlink(missing_ok=True)
 
 

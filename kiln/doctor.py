@@ -18,7 +18,7 @@ from kiln.errors import EnvironmentMissing, KilnError
 from kiln.files import free_bytes
 from kiln.registry.credentials import load as load_credentials
 from kiln.run import host_environment, run, which
-from kiln.runtime.sandbox import host_tools, sandboxed
+from kiln.runtime.sandbox import as_root
 from kiln.ui import size_text
 
 OK, WARNING, MISSING = "ok", "warning", "missing"
@@ -59,17 +59,11 @@ def user_namespaces(context: Context) -> Check:
     """Whether a process can be root in a namespace of its own: tried with the real options."""
     purpose = "being root in a container without being root"
     env = host_environment(context.environ)
-    try:
-        with sandboxed(host_tools([]), ["chown", "1:1", "/tmp"], env, fake_root=True) as call:
-            run(
-                call.argv,
-                what="try a user namespace",
-                env=env,
-                timeout=PROBE_SECONDS,
-                pass_fds=call.descriptors,
-            )
-    except KilnError as error:
-        said = error.details[-1] if error.details else error.message
+    result = as_root(
+        ["chown", "1:1", "/tmp"], what="try a user namespace", writable=[], env=env, timeout=PROBE_SECONDS
+    )
+    if result.returncode != 0:
+        said = (result.tail(1) or [result.outcome()])[0]
         return Check("user namespaces", MISSING, said, purpose, _namespace_remedy())
     return Check("user namespaces", OK, "work", purpose)
 
@@ -210,7 +204,7 @@ def enroot(context: Context) -> Iterator[Check]:
             "the embedded runtime is used; see docs/runtimes.md",
         )
         return
-    probe = {**env, "ENROOT_RUNTIME_PATH": "/tmp"}  # noqa: S108 # asked for its version, it writes nothing there
+    probe = {**env, "ENROOT_RUNTIME_PATH": "/tmp"}  # asked for its version, it writes nothing there
     version = run(
         ["enroot", "version"],
         what="ask enroot for its version",

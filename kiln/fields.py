@@ -151,7 +151,6 @@ _TIME_SCHEMA = {
 }
 
 Line = Annotated[str, AfterValidator(one_line)]
-Filled = Annotated[str, AfterValidator(one_line), AfterValidator(not_blank)]
 ImagePath = Annotated[str, AfterValidator(image_path)]
 VariableName = Annotated[str, AfterValidator(variable_name)]
 VariableValue = Annotated[str, AfterValidator(variable_value)]

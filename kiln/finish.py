@@ -55,7 +55,7 @@ def declare(plan: Plan, rootfs: Path) -> None:
         changed = imageedit.with_start(rc, manifest.workdir, manifest.entrypoint, manifest.command)
         if changed is None:
             raise ManifestError(
-                f"the /etc/rc of {plan.base.base.text} is not as enroot writes it: Kiln can't change a part of it",
+                f"the /etc/rc of {plan.base.base.text} is not one of enroot's: it can't be changed in part",
                 "give workdir, entrypoint and command, all three",
             )
         _write(rootfs, "/etc/rc", changed)

@@ -27,7 +27,7 @@ def expand(variables: Mapping[str, str], image: Mapping[str, str]) -> dict[str, 
         def look_up(match: re.Match[str], name: str = name) -> str:
             if match[1] not in known:
                 raise ManifestError(
-                    f"env: {name} refers to ${{{match[1]}}}, which neither the base nor an earlier variable sets",
+                    f"env: {name} refers to ${{{match[1]}}}, which neither the base nor an earlier line sets",
                     "write its value out, or set it above",
                 )
             return known[match[1]]

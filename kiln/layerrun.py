@@ -27,7 +27,6 @@ CA_INSIDE = f"{INSIDE}/ca.crt"
 IDENTITY = ("etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/localtime")
 KEPT_LOGS = 40
 TAIL_LINES = 15
-FULL = "No space left on device"
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Runner:
         way_back = (
             f"invoke shell {name}" if self.keep else f"invoke build {name} --keep, then: invoke shell {name}"
         )
-        if any(FULL in line for line in result.tail(100)):
+        if result.disk_full:
             return SpaceError(
                 f"{title} filled the disk",
                 f"free space at {self.workspace.path.parent} or {self.context.site.cache}",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 SHOWN_LIMIT = 50  # problems of one file
 EXCERPT_WIDTH = 110
+WORDS_WIDTH = 400  # of one message, which may repeat what is written
 
 # Control characters, line breaks that editors don't show, surrogates, byte order marks, non-characters, and
 # what reorders text on the screen so that it reads differently from what it is.
@@ -71,6 +72,7 @@ def render(name: str, lines: list[str], problems: Iterable[Problem]) -> list[str
     result: list[str] = []
     for problem in ordered[:SHOWN_LIMIT]:
         words = f"{problem.text}; {problem.hint}" if problem.hint else problem.text
+        words = UNSEEN.sub("?", words).replace("\n", " ")[:WORDS_WIDTH]
         result.append(f"{name}:{problem.span.line}:{problem.span.column}: {words}")
         result += _excerpt(problem.span, lines)
     if len(ordered) > SHOWN_LIMIT:

@@ -58,6 +58,11 @@ class Result:
     seconds: float
     timed_out: bool = False
 
+    @property
+    def disk_full(self) -> bool:
+        """Whether it said that there is no space left: programs put it in many words, all with these."""
+        return "No space left on device" in self.output or "Disk quota exceeded" in self.output
+
     def tail(self, count: int) -> list[str]:
         return self.output.splitlines()[-count:]
 

@@ -41,7 +41,7 @@ def _in_kept(
     container = containers[0] if as_root else containers[-1]
     plan = building.plan(context, image, building.Options(runtime))
     context.ui.warn(
-        f"the build of {image} as it was at layer {layer}; nothing done here is published; remove it: invoke gc"
+        f"this is {image} at layer {layer}; nothing done here is published; 'invoke gc' removes it"
     )
     command = Command(
         SHELL,

@@ -77,9 +77,16 @@ def _path(text: str, info: ValidationInfo) -> Path:
 
 def _existing_file(text: str, info: ValidationInfo) -> Path:
     path = _path(text, info)
-    if not path.is_file():
+    if not _is_file(path):
         raise Mistake(f"there is no file {quote(str(path))}")
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long, a folder that isn't ours
+        return False
 
 
 def _mount(text: str, info: ValidationInfo) -> Mount:
@@ -324,7 +331,7 @@ def _with_environment(site: Site, environ: Mapping[str, str]) -> Site:
         update={
             "proxies": site.proxies.model_copy(update=proxies),
             "indexes": site.indexes.model_copy(update=indexes),
-            "ca_bundle": site.ca_bundle or next((path for path in bundles if path.is_file()), None),
+            "ca_bundle": site.ca_bundle or next((path for path in bundles if _is_file(path)), None),
         }
     )
 

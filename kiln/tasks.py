@@ -11,7 +11,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from invoke.collection import Collection
 from invoke.context import Context as InvokeContext
@@ -70,6 +70,25 @@ def opened(as_json: bool, site: str | None, images: str | None) -> Iterator[Cont
         yield open_context(find_root(os.environ), site, images, os.environ, shown)
 
 
+def for_each(context: Context, text: str, work: Callable[[str], None]) -> None:
+    """Do `work` for each image that `text` means. One that fails does not stop the others."""
+    names = select(context.manifests, text)
+    failures = []
+    for name in names:
+        try:
+            work(name)
+        except KilnError as error:
+            if len(names) == 1 or isinstance(error, Interrupted):
+                raise
+            context.ui.error(error)
+            failures.append((name, error))
+    if failures:
+        raise Exit(
+            f"failed: {', '.join(name for name, _ in failures)} ({len(failures)} of {len(names)})",
+            code=failures[0][1].exit_code,
+        )
+
+
 def options(*names: str) -> dict[str, str]:
     return {name: HELP[name] for name in names}
 
@@ -85,9 +104,12 @@ def plan(
 ) -> None:
     """Print what a build would do, and why; changes nothing."""
     with opened(json, site, images) as context:
-        for each in select(context.manifests, name):
+
+        def work(each: str) -> None:
             made = building.plan(context, each, building.Options(runtime))
             context.ui.result(made.to_data(), functools.partial(render.plan, made=made))
+
+        for_each(context, name, work)
 
 
 @task(
@@ -107,9 +129,12 @@ def build(
 ) -> None:
     """Build, smoke-test and publish an image."""
     with opened(json, site, images) as context:
-        for each in select(context.manifests, name):
+
+        def work(each: str) -> None:
             done = building.build(context, each, building.Options(runtime, keep))
             context.ui.result(done.to_data(), functools.partial(render.outcome, done=done, site=context.site))
+
+        for_each(context, name, work)
 
 
 @task(

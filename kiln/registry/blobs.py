@@ -2,7 +2,7 @@
 
     <blobs>/sha256/<hex>            complete: put there by rename, after its bytes were verified
     <blobs>/sha256/<hex>.partial    on its way; kept when a download is cut, and gone on with
-    <blobs>/sha256/<hex>.lock       held while it is on its way; gone with its end
+    <blobs>/sha256/<hex>.lock       held while it is on its way; gone once it is complete
 
 Owns this layout. Knows nothing of where blobs come from.
 """
@@ -33,7 +33,8 @@ def complete(blobs: Path, wanted: Descriptor, *, check_size: bool = True) -> boo
     path = blob_path(blobs, wanted.digest)
     try:
         size = path.stat().st_size
-    except FileNotFoundError:
+    except OSError:
+        # Whatever else is wrong with the folder is told by who writes there.
         return False
     if check_size and size != wanted.size:
         path.unlink(missing_ok=True)

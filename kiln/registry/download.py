@@ -22,14 +22,16 @@ import requests
 from kiln.errors import BaseError
 from kiln.registry.blobs import Partial, WrongBytes, blob_path, claimed, complete
 from kiln.registry.oci import Descriptor
-from kiln.registry.transport import TRIES, Cut, Notify, Stopped, bounded
+from kiln.registry.transport import PIECE, TRIES, Cut, Notify, Stopped, bounded
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
 
 PROGRESS_SECONDS = 0.1
 # Threads notice a stop at their next piece of data; one that waits for a dead line is left behind.
-STOP_SECONDS = 1.0
+STOP_SECONDS = 0.3
+# A piece that is cut is lost: after a cut they are small, or a line that is often cut brings nothing.
+SMALL_PIECE = 1 << 14
 
 
 class Source(Protocol):
@@ -98,7 +100,7 @@ class Fetcher:
         while partial.size < wanted.size:
             before, trouble = partial.size, "the answer ended early"
             try:
-                self._stream(wanted, partial, stop, meter)
+                self._stream(wanted, partial, stop, meter, SMALL_PIECE if failures else PIECE)
             except Cut as error:
                 trouble = str(error)
             if partial.size >= wanted.size:
@@ -109,7 +111,7 @@ class Fetcher:
             cut = f"{wanted.short} cut at {partial.size} of {wanted.size} bytes ({trouble})"
             self.source.pause(failures, cut, stop)
 
-    def _stream(self, wanted: Descriptor, partial: Partial, stop: Event, meter: Meter) -> None:
+    def _stream(self, wanted: Descriptor, partial: Partial, stop: Event, meter: Meter, piece: int) -> None:
         # Anything but the plain bytes would have another digest.
         headers = {"Accept-Encoding": "identity"}
         if partial.size:
@@ -119,7 +121,7 @@ class Fetcher:
                 partial.restart()
             if response.status_code == 416:
                 return
-            for chunk in bounded(response, None, stop):
+            for chunk in bounded(response, None, stop, piece):
                 partial.write(chunk)
                 meter.set(wanted.digest, partial.size)
 

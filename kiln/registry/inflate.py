@@ -67,6 +67,7 @@ class Inflated:
         self._stream, self._budget, self._hash = stream, budget, hashlib.sha256()
         self._ready: queue.Queue[bytes | BaseException] = queue.Queue(AHEAD)
         self._closed = threading.Event()
+        self._ended: bytes | BaseException | None = None
         self.compressed = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -76,11 +77,15 @@ class Inflated:
         return f"sha256:{self._hash.hexdigest()}"
 
     def next(self) -> bytes:
-        """The next piece, b"" at the end. Raises `Damaged`, or what reading raised."""
-        piece = self._ready.get()
-        if isinstance(piece, BaseException):
-            raise piece
-        return piece
+        """The next piece, b"" at the end and after it. Raises `Damaged`, or what reading raised."""
+        if self._ended is None:
+            piece = self._ready.get()
+            if piece and not isinstance(piece, BaseException):
+                return piece
+            self._ended = piece
+        if isinstance(self._ended, BaseException):
+            raise self._ended
+        return b""
 
     def drain(self) -> None:
         """Read to the end: what follows a tar's end is part of the digest, too."""

@@ -129,7 +129,7 @@ def document(data: bytes, place: str, content_type: str = "") -> Document:
     """Read a manifest or an index; its own `mediaType` decides, then the server's, then its shape."""
     body = parse_json(data, place)
     named = str(body.get("mediaType") or content_type.partition(";")[0].strip())
-    if body.get("schemaVersion") == 1 or ".manifest.v1" in named:
+    if body.get("schemaVersion") == 1 or "distribution.manifest.v1" in named:
         raise BaseError(
             f"{place}: an image of the old Docker schema 1, which names no digests that could be verified",
             "pull and push it again with a Docker from this decade, or take a newer tag",

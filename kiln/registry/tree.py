@@ -69,8 +69,11 @@ class Tree:
         named, slash, base = entry.name.rstrip(b"/").rpartition(b"/")
         real = self._folders.get(named)
         if real is None or base in _ODD or (slash and not named):
+            odd = base in _ODD
             folder, base = split_name(entry.name)
-            real = self._folders[named] = self._locate(folder, _time(entry))
+            real = self._locate(folder, _time(entry))
+            if not odd:
+                self._folders[named] = real
         if real is _SKIPPED:
             return
         if base.startswith(WHITEOUT):

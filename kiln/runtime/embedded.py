@@ -19,10 +19,11 @@ from kiln.errors import BaseError, EnvironmentMissing, KilnError, RuntimeFailure
 from kiln.manifest import Mount
 from kiln.registry.client import Client
 from kiln.registry.oci import Resolved
-from kiln.run import Result, attach, host_environment, run
-from kiln.runtime import environment, gpu
+from kiln.run import Result, TimeLimit, attach, host_environment, run
+from kiln.runtime import environment, gpu, mark, traces
 from kiln.runtime.contract import Command, Output, Progress
-from kiln.runtime.sandbox import AS_ROOT, ISOLATED, Call, bind, host_tools, sandboxed
+from kiln.runtime.mark import Listener
+from kiln.runtime.sandbox import AS_ROOT, ISOLATED, Call, as_root, bind, sandboxed
 
 HOST_FILES = ("/etc/hosts", "/etc/resolv.conf")
 FOLDERS = ("/dev", "/proc", "/sys", "/tmp", "/run", "/etc")
@@ -64,24 +65,35 @@ class Embedded:
         squashfs.check(image)
         tree = self._new(container)
         argv = ["unsquashfs", "-no-progress", "-force", "-dest", str(tree), str(image)]
-        self._as_root(argv, f"unpack {image.name}", [tree.parent])
+        try:
+            self._tool(argv, f"unpack {image.name}", tree.parent)
+        except BaseException:
+            files.remove_tree(tree)
+            raise
 
     def start(self, container: str, command: Command, output: Output) -> Result:
-        with self._call(container, command, interactive=False) as call:
-            return run(
-                call.argv,
-                what=command.what,
-                env=self._env,
-                timeout=command.timeout,
-                check=False,
-                log=output.log,
-                on_line=output.on_line,
-                redact=output.redact,
-                pass_fds=call.descriptors,
-            )
+        listener = Listener(output)
+        try:
+            with self._call(container, command, listener.word) as call:
+                result = run(
+                    call.argv,
+                    what=command.what,
+                    env=self._env,
+                    timeout=command.timeout,
+                    check=False,
+                    on_line=listener,
+                    redact=output.redact,
+                    pass_fds=call.descriptors,
+                )
+        except TimeLimit as error:
+            raise TimeLimit(listener.without(error.result)) from None
+        if not (listener.heard or command.entrypoint):
+            said = (result.tail(1) or [result.outcome()])[0]
+            raise RuntimeFailure(f"cannot {command.what}: {said}", "run: invoke doctor", result.tail(15))
+        return listener.without(result)
 
     def attach(self, container: str, command: Command) -> int:
-        with self._call(container, command, interactive=True) as call:
+        with self._call(container, command, "") as call:
             return attach(call.argv, what=command.what, env=self._env, pass_fds=call.descriptors)
 
     def export(self, container: str, target: Path, epoch: int) -> None:
@@ -89,7 +101,7 @@ class Embedded:
         if target.exists():
             raise RuntimeFailure(f"cannot export to {target}: it exists already")
         argv = ["mksquashfs", str(tree), str(target), *squashfs.arguments(self._squash), *_left_out(tree)]
-        self._as_root(argv, f"write {target.name}", [target.parent], {"SOURCE_DATE_EPOCH": str(epoch)})
+        self._tool(argv, f"write {target.name}", target.parent, epoch)
 
     def remove(self, container: str) -> None:
         files.remove_tree(self.rootfs(container))
@@ -104,15 +116,15 @@ class Embedded:
         tree.mkdir(parents=True)
         return tree
 
-    def _as_root(
-        self, argv: Sequence[str], what: str, writable: Sequence[Path], extra: Mapping[str, str] | None = None
-    ) -> None:
-        env = {**self._env, **(extra or {})}
-        with sandboxed(host_tools(writable), argv, env, fake_root=True) as call:
-            run(call.argv, what=what, env=self._env, timeout=TOOL_SECONDS, pass_fds=call.descriptors)
+    def _tool(self, argv: Sequence[str], what: str, writable: Path, epoch: int | None = None) -> None:
+        env = self._env if epoch is None else {**self._env, "SOURCE_DATE_EPOCH": str(epoch)}
+        result = as_root(argv, what=what, writable=[writable], env=env, timeout=TOOL_SECONDS)
+        if result.returncode != 0:
+            raise RuntimeFailure(f"{what}: {result.outcome()}", "run: invoke doctor", result.tail(15))
 
     @contextlib.contextmanager
-    def _call(self, container: str, command: Command, *, interactive: bool) -> Iterator[Call]:
+    def _call(self, container: str, command: Command, word: str) -> Iterator[Call]:
+        """bwrap for `command`; without a `word` to say at its start it gets the caller's terminal."""
         tree = self.rootfs(container)
         if not tree.is_dir():
             raise RuntimeFailure(f"no container {container} in {self._containers}")
@@ -120,9 +132,11 @@ class Embedded:
         self._scratch.chmod(0o1777)
         passed = gpu.find(self._environ) if command.gpu else gpu.NOTHING
         env = passed.visible(environment.inside(tree, command, self._environ))
-        options = [*ISOLATED, *self._identity(command)] + ([] if interactive else ["--new-session"])
-        argv = ("/bin/sh", "-l", "/etc/rc", *command.argv) if command.entrypoint else command.argv
-        with _mount_points(tree) as placed:
+        options = [*ISOLATED, *self._identity(command)] + (["--new-session"] if word else [])
+        shell = ("-l", "/etc/rc") if command.entrypoint else ("-c", mark.script(word).decode(), "sh")
+        argv = ("/bin/sh", *shell, *command.argv)
+        targets = [mount.target for mount in command.mounts]
+        with traces.mount_points(tree, targets), _mount_points(tree) as placed:
             options += ["--bind", str(tree), "/", "--dev", placed["/dev"], "--proc", placed["/proc"]]
             options += ["--ro-bind", "/sys", placed["/sys"], "--bind", str(self._scratch), placed["/tmp"]]
             options += ["--tmpfs", placed["/run"]]
@@ -168,16 +182,14 @@ def unpack(
             if "progress" in said[-1]:
                 progress(*said.pop()["progress"])
 
-    with sandboxed(host_tools([tree]), argv, env, fake_root=True) as call:
-        result = run(
-            call.argv,
-            what="unpack the base's layers",
-            env=env,
-            timeout=TOOL_SECONDS,
-            check=False,
-            on_line=hear,
-            pass_fds=call.descriptors,
-        )
+    result = as_root(
+        argv,
+        what="unpack the base's layers",
+        writable=[tree],
+        env=env,
+        timeout=TOOL_SECONDS,
+        output=Output(on_line=hear),
+    )
     if result.returncode != 0:
         raise _unpack_failure(said[-1] if said else {}, result)
 

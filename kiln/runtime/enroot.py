@@ -2,16 +2,14 @@
 
 A command gets its environment from a script of Kiln's own (`start --rc`), written for that one start
 and readable by nobody else: no value shows in a process list, none of the image's variables reaches
-enroot's own tools, and values may hold anything. The script's first act is to write a mark, a random
-word, on stderr. Without the mark the command never began and the failure is enroot's, whatever the
-exit code. A start through the image's own entrypoint takes no script; there a failure is enroot's
-when the exit code is 1 and a line of the output is in enroot's own form.
+enroot's own tools, and values may hold anything. The script first says the mark (`kiln.runtime.mark`),
+without which a failure is enroot's, whatever the exit code. A start through the image's own entrypoint
+takes no script; there a failure is enroot's when the exit code is 1 and a line is in enroot's own form.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import secrets
 import shutil
@@ -25,9 +23,10 @@ from kiln.errors import BaseError, EnvironmentMissing, ExportError, RuntimeFailu
 from kiln.manifest import Mount
 from kiln.registry.client import Resolved, endpoint
 from kiln.run import Result, TimeLimit, attach, host_environment, run
-from kiln.runtime import enrootcall, enrootwords, environment, traces
+from kiln.runtime import enrootcall, enrootwords, environment, mark, traces
 from kiln.runtime.contract import Command, Output, Progress
 from kiln.runtime.enrootcall import Places, Surroundings
+from kiln.runtime.mark import Listener
 
 OLDEST = (3, 4)
 FIRST_WITH_ZSTD_LAYERS = (4, 0)
@@ -35,7 +34,6 @@ FIRST_MKSQUASHFS_STRICT = (4, 5)
 STRICT = "-exit-on-error"
 ATTEMPTS = 4
 QUICK_SECONDS, TOOL_SECONDS, PULL_SECONDS = 60.0, 2 * 3600.0, 12 * 3600.0
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "rc"
 
 
 def silent(text: str) -> None:
@@ -99,10 +97,9 @@ class Enroot:
             raise enrootwords.failure(f"enroot could not unpack {image}", result, RuntimeFailure)
 
     def start(self, container: str, command: Command, output: Output) -> Result:
-        mark = f"kiln-{secrets.token_hex(8)}"
-        listener = _Listener(output, "" if command.entrypoint else mark)
+        listener = Listener(output)
         try:
-            with self._started(container, command, mark) as (argv, env):
+            with self._started(container, command, listener.word) as (argv, env):
                 result = run(
                     argv,
                     what=command.what,
@@ -114,8 +111,8 @@ class Enroot:
                     redact=output.redact,
                 )
         except TimeLimit as error:
-            raise TimeLimit(_without(error.result, mark)) from None
-        result = _without(result, mark)
+            raise TimeLimit(listener.without(error.result)) from None
+        result = listener.without(result)
         if not _began(command, listener, result):
             what = f"enroot could not start {container} to {command.what}"
             raise enrootwords.failure(what, result, RuntimeFailure)
@@ -277,7 +274,7 @@ class Enroot:
 
     @contextlib.contextmanager
     def _started(
-        self, container: str, command: Command, mark: str
+        self, container: str, command: Command, word: str
     ) -> Iterator[tuple[Sequence[str], dict[str, str]]]:
         """The command line and environment of a start; when the block ends, all that it left is gone."""
         tree = self._existing(container)
@@ -295,57 +292,30 @@ class Enroot:
             else:
                 # Profiles of the image would print, fail, and set variables of their own.
                 env["ENROOT_LOGIN_SHELL"] = "no"
-                script = self._script(tree, command, mark)
+                script = self._script(tree, command, word)
                 after.callback(script.unlink)
             after.enter_context(traces.taken_away(tree, [mount.target for mount in mounts]))
             after.callback(traces.end_processes, tree)
             yield enrootcall.start_line(container, command, script, variables, options), env
 
-    def _script(self, tree: Path, command: Command, mark: str) -> Path:
+    def _script(self, tree: Path, command: Command, word: str) -> Path:
         """The script of one start: it says the mark, takes the variables over, and becomes the command."""
         seen = environment.inside(tree, command, self._environ)
         if command.gpu and "CUDA_VISIBLE_DEVICES" in self._environ:
             seen["CUDA_VISIBLE_DEVICES"] = self._environ["CUDA_VISIBLE_DEVICES"]
-        said = f"echo {mark} >&2\n".encode() if mark else b""
         path = self._places.folder("home") / f"rc-{secrets.token_hex(8)}"
-        files.write_atomic(path, said + environment.shell_text(seen) + SCRIPT.read_bytes(), mode=0o600)
+        files.write_atomic(path, mark.script(word, environment.shell_text(seen)), mode=0o600)
         return path
-
-
-class _Listener:
-    """Passes a command's lines on, save the mark, which it waits for."""
-
-    def __init__(self, output: Output, mark: str) -> None:
-        self._output, self._mark, self.heard = output, mark, False
-
-    def __call__(self, line: str) -> None:
-        if self._mark and line == self._mark:
-            self.heard = True
-            return
-        if self._output.log:
-            self._output.log.write(line + "\n")
-            self._output.log.flush()
-        if self._output.on_line:
-            self._output.on_line(line)
 
 
 def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-def _began(command: Command, listener: _Listener, result: Result) -> bool:
+def _began(command: Command, listener: Listener, result: Result) -> bool:
     if command.entrypoint:
         return result.returncode != 1 or not enrootwords.own(result.output)
     return listener.heard
-
-
-def _without(result: Result, mark: str) -> Result:
-    """The result less the mark, and with the exit code that a shell would give."""
-    lines = [line for line in result.output.splitlines() if line != mark]
-    # enroot's process becomes the command; where Kiln itself sent the signal, its name is kept.
-    ended = result.returncode >= 0 or result.timed_out
-    code = result.returncode if ended else 128 - result.returncode
-    return dataclasses.replace(result, returncode=code, output="\n".join(lines))
 
 
 def _restate_origin(tree: Path, uri: str) -> None:

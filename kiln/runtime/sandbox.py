@@ -13,16 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kiln.errors import EnvironmentMissing
+from kiln.errors import EnvironmentMissing, SpaceError
 from kiln.manifest import Mount
-from kiln.run import which
+from kiln.run import Result, run, which
 from kiln.runtime import seccomp
+from kiln.runtime.contract import Output
 
 ISOLATED = (
     "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts",
     "--hostname", "kiln",
     "--die-with-parent",
 )  # fmt: skip
+SCRATCH = "/dev/shm"  # on the tmpfs that --dev makes
 AS_ROOT = ("--uid", "0", "--gid", "0", "--cap-add", "ALL")
 
 
@@ -85,13 +87,46 @@ def _memory_file(data: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
-def host_tools(writable: Sequence[Path]) -> list[str]:
+def as_root(
+    argv: Sequence[str],
+    *,
+    what: str,
+    writable: Sequence[Path],
+    env: Mapping[str, str],
+    timeout: float,
+    output: Output = Output(),  # noqa: B008 # frozen
+) -> Result:
+    """Run a tool of the host as fake root, with nothing but `writable` to write to; `timeout` in seconds.
+
+    The result has its exit code, also when that isn't 0. Raises `SpaceError` where the disk was full.
+    """
+    with sandboxed(_host_tools(writable), argv, env, fake_root=True) as call:
+        result = run(
+            call.argv,
+            what=what,
+            env=env,
+            timeout=timeout,
+            check=False,
+            log=output.log,
+            on_line=output.on_line,
+            redact=output.redact,
+            pass_fds=call.descriptors,
+        )
+    if result.returncode != 0 and result.disk_full:
+        raise SpaceError(
+            f"{what}: the disk is full", f"see: df -h {' '.join(map(str, writable))}", result.tail(5)
+        )
+    return result
+
+
+def _host_tools(writable: Sequence[Path]) -> list[str]:
     """Options for a tool of the host that must be root to store owners, modes and capabilities.
 
-    The host's tree is there read-only, except `writable`; /tmp is private.
+    The host's tree is there read-only, except `writable`. /tmp too, where a cache or a CA bundle may lie:
+    for its own files such a tool has `SCRATCH`.
     """
     options = [*ISOLATED, *AS_ROOT, "--new-session"]
-    options += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
+    options += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
     for path in writable:
         options += ["--bind", str(path), str(path)]
     return options

@@ -48,23 +48,32 @@ def guard(tree: Path) -> None:
 
 
 @contextlib.contextmanager
-def taken_away(tree: Path, targets: Sequence[str]) -> Iterator[None]:
-    """Remove after the block what a start with mounts at `targets` made in the tree for itself."""
-    home = pwd_home()
-    missing = [_missing(tree, path) for path in (LOCK, APT_FILE, *MOUNTED, *_host_paths(), *targets)]
-    zoneless = not (tree / _zone().strip("/")).exists()
-    homeless = not os.path.lexists(tree / home.strip("/"))
+def mount_points(tree: Path, targets: Sequence[str]) -> Iterator[None]:
+    """Remove after the block what was made in the tree to be mounted on, where it wasn't there before."""
+    missing = [_missing(tree, path) for path in targets]
     try:
         yield
     finally:
-        if homeless:
-            _remove_skeleton(tree, tree / home.strip("/"))
-        _remove_file(tree / APT_FILE, APT_TEXT)
-        if zoneless:
-            _remove_zone(tree / _zone().strip("/"))
         for made in missing:
             for path in reversed(made):
                 _remove_empty(path)
+
+
+@contextlib.contextmanager
+def taken_away(tree: Path, targets: Sequence[str]) -> Iterator[None]:
+    """Remove after the block what a start with mounts at `targets` made in the tree for itself."""
+    home, zone = (tree / path.strip("/") for path in (pwd_home(), _zone()))
+    skeleton = _skeleton(tree)
+    homeless, zoneless = not os.path.lexists(home), not os.path.lexists(zone)
+    with mount_points(tree, (LOCK, APT_FILE, *MOUNTED, *_host_paths(), *targets)):
+        try:
+            yield
+        finally:
+            if homeless:
+                _remove_skeleton(home, skeleton)
+            if zoneless:
+                _remove_zone(zone)
+            _remove_file(tree / APT_FILE, APT_TEXT)
 
 
 def processes(tree: Path) -> list[int]:
@@ -120,15 +129,23 @@ def _missing(tree: Path, path: str) -> list[Path]:
     return [step for step in reversed(steps[: steps.index(tree)]) if not os.path.lexists(step)]
 
 
-def _remove_skeleton(tree: Path, home: Path) -> None:
-    """Remove a home in which nothing but copies of /etc/skel lies."""
+def _skeleton(tree: Path) -> dict[str, bytes | None]:
+    """What a new home is filled with: relative path to contents."""
+    inside = files.resolve_inside(tree, "/etc/skel")
+    root = tree.joinpath(*inside.parts[1:])
+    return {
+        str(path.relative_to(root)): files.read_inside(root, str(path.relative_to(root)))
+        for path in root.rglob("*")
+    }
+
+
+def _remove_skeleton(home: Path, skeleton: dict[str, bytes | None]) -> None:
+    """Remove a home in which nothing but a copy of the skeleton lies."""
     if home.is_symlink() or not home.is_dir():
         return
-    for entry in sorted(home.rglob("*"), reverse=True):
-        original = files.read_inside(tree, f"/etc/skel/{entry.relative_to(home)}")
-        if entry.is_dir() and not entry.is_symlink():
-            continue
-        if original is None or entry.is_symlink() or entry.read_bytes() != original:
+    for entry in home.rglob("*"):
+        name = str(entry.relative_to(home))
+        if name not in skeleton or files.read_inside(home, name) != skeleton[name]:
             return
     files.remove_tree(home)
 

@@ -13,6 +13,7 @@ export DEBIAN_FRONTEND=noninteractive
 # before the image's own, which would win: what must hold is said on the command line.
 work=$TMPDIR/apt
 mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
+# A layer that a power cut damages is never used: dpkg need not wait for the disk.
 get() {
     apt-get -q -y \
         -o "Dir::State::Lists=$work/lists" \
@@ -23,6 +24,7 @@ get() {
         -o APT::Install-Recommends="$recommends" \
         -o Acquire::Retries=3 \
         -o Dpkg::Options::=--force-confold \
+        -o Dpkg::Options::=--force-unsafe-io \
         -o Dpkg::Use-Pty=0 \
         "$@"
 }

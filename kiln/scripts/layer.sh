@@ -5,9 +5,10 @@
 set -u
 state=/run/kiln/state
 
-# enroot rewrites these at every start, with the builder's own name in them. What the layer before
+# enroot rewrites these at every start, with the builder's own name in them, or makes them. What the layer before
 # left is put back first, and what this one leaves is saved, so that a user whom a layer adds stays.
 identity="etc/passwd etc/group etc/shadow etc/gshadow etc/localtime"
+identity="$identity etc/passwd- etc/group- etc/shadow- etc/gshadow-"
 if [ -d "$state/identity" ]; then
     for file in $identity; do
         rm -f "/$file"

@@ -254,6 +254,13 @@ def test_a_control_character_never_reaches_the_terminal(
     assert "\x1b" not in told(tmp_path, 'name: a\n"\\e[31m": b\n', monkeypatch)
 
 
+def test_a_message_is_one_line_whatever_it_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = told(tmp_path, f"name: a\nwords: |\n  b\n  {'c' * 9999}\n", monkeypatch).splitlines()
+    assert lines[1].startswith("x.yaml:2:8: a list is wanted here, not the text 'b\\ncc")
+    assert len(lines) == 4
+    assert len(lines[1]) < 500
+
+
 def test_a_long_line_is_cut_around_its_caret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = told(tmp_path, f"words: [{'a, ' * 200}one two]\nname: a\n", monkeypatch).splitlines()
     at = lines[3].index("^")
@@ -332,7 +339,7 @@ YAML_LIKE = st.text(alphabet="abn: -[]{}\n\t'\"#&*!|>%@`?,.0123456789~<\\é\x00\
 
 
 @given(st.one_of(st.binary(max_size=200), YAML_LIKE.map(str.encode)))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_file_gives_a_traceback(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     try:
         load(tmp_path_factory.getbasetemp(), data)
@@ -342,7 +349,7 @@ def test_no_file_gives_a_traceback(tmp_path_factory: pytest.TempPathFactory, dat
 
 
 @given(YAML_LIKE)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_value_gives_a_traceback(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     values = "\n".join(f"{key}: {text}" for key in ("words", "inner", "time", "choice", "names"))
     try:

@@ -16,7 +16,6 @@ from kiln import files, publish
 from kiln.errors import ExportError, SpaceError, StoreError
 from kiln.record import Record
 from kiln.store import Store
-
 from tests.unit.conftest import Publisher
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from kiln.errors import StoreError
 from kiln.store import Store, next_version
-
 from tests.unit.conftest import Publisher
 
 
@@ -40,7 +39,7 @@ def test_unknown_things_are_named_with_what_there_is(store: Store, put: Publishe
 
 
 def test_a_missing_store_is_told_with_the_way_out(store: Store) -> None:
-    with pytest.raises(StoreError, match="cannot read the images folder .*No such file") as caught:
+    with pytest.raises(StoreError, match=r"cannot read the images folder .*No such file") as caught:
         store.names()
     assert "KILN_IMAGES" in caught.value.hint
 

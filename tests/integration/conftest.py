@@ -1,0 +1,65 @@
+"""What integration tests share: one small base a session, one real Debian, a project for each test."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration import project as projects
+from tests.integration import trees
+from tests.integration.debian import Debian
+from tests.integration.debian import build as build_debian
+from tests.integration.mirror import Mirror
+from tests.integration.project import Project
+
+
+def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that is made once, also when several workers of pytest-xdist want it."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder = base / name
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            folder.mkdir()
+            make(folder)
+            (folder / "made").touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree with a shell and little else, and beside it the same as `small.sqsh`."""
+
+    def make(folder: Path) -> None:
+        trees.small(folder / "tree")
+        trees.pack(folder / "tree", folder / "small.sqsh")
+
+    return _once(tmp_path_factory, "small", make) / "tree"
+
+
+@pytest.fixture(scope="session")
+def small_base(small_tree: Path) -> Path:
+    return small_tree.with_name("small.sqsh")
+
+
+@pytest.fixture
+def project(tmp_path: Path, small_base: Path) -> Project:
+    return projects.make(tmp_path / "project", small_base)
+
+
+@pytest.fixture(scope="session")
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Debian:
+    """A Debian built by Kiln from the real mirrors and indexes, behind a proxy that wants a password."""
+    return Debian(_once(tmp_path_factory, "debian", build_debian))
+
+
+@pytest.fixture
+def mirror() -> Iterator[Mirror]:
+    with Mirror() as running:
+        yield running

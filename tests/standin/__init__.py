@@ -1,0 +1,1 @@
+"""A stand-in for enroot; the program is `enroot` in this folder."""
