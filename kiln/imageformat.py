@@ -106,6 +106,8 @@ def parse_environment(text: str, variables: Mapping[str, str] | None = None) -> 
 
 def bash_quoted(text: str) -> str:
     """What bash's `${text@Q}` gives in a UTF-8 locale."""
+    if text == "'":
+        return "\\'"
     if not any(_unprintable(c) for c in text):
         return "'" + text.replace("'", "'\\''") + "'"
     return "$'" + "".join(_ESCAPES.get(c) or (_octal(c) if _unprintable(c) else c) for c in text) + "'"
