@@ -47,6 +47,8 @@ _CA_VARIABLES = (
     "AWS_CA_BUNDLE",
     "CARGO_HTTP_CAINFO",
 )
+# What the machine itself trusts, a company's own authority included: on Debian, on Red Hat.
+_SYSTEM_BUNDLES = (Path("/etc/ssl/certs/ca-certificates.crt"), Path("/etc/pki/tls/certs/ca-bundle.crt"))
 _LOGIN = re.compile(r"//([^/?#]*)@")
 
 
@@ -327,6 +329,7 @@ def _with_environment(site: Site, environ: Mapping[str, str]) -> Site:
     extra = _usable(words("PIP_EXTRA_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL"))
     indexes = {"pip": site.indexes.pip or "".join(index[:1]), "extra": site.indexes.extra or extra}
     bundles = [Path(environ[name]).absolute() for name in _CA_SOURCES if environ.get(name)]
+    bundles += _SYSTEM_BUNDLES
     return site.model_copy(
         update={
             "proxies": site.proxies.model_copy(update=proxies),

@@ -101,6 +101,10 @@ class Project:
     environ: Mapping[str, str]
 
     @property
+    def invoke(self) -> Path:
+        return INVOKE
+
+    @property
     def images(self) -> Path:
         return self.root / "images"
 

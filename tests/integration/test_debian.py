@@ -11,7 +11,6 @@ import struct
 from pathlib import Path
 
 from tests.integration.debian import CA_MARK, NAME, SECRETS, Debian
-from tests.integration.project import Project
 
 CAP_NET_RAW = 13
 
@@ -163,21 +162,3 @@ def test_nothing_but_logs_is_left_of_the_build(debian: Debian) -> None:
 
 def test_the_summary_tells_how_to_start_the_image(debian: Debian) -> None:
     debian.done.expect(0, "Published deb bookworm-r1", f"enroot create --name deb {debian.image}", "channel")
-
-
-def test_a_shell_in_the_image_starts_in_a_throwaway_copy(debian: Debian, tmp_path: Path) -> None:
-    project = debian.beside(tmp_path / "project")
-    before = debian.image.stat()
-    done = project.run(
-        "shell", NAME, stdin="id -u; rm /usr/bin/rolldice; touch /gone; echo $GREETING; exit 5\n"
-    )
-    done.expect(5, "Good day")
-    assert debian.image.stat().st_mtime_ns == before.st_mtime_ns
-    assert project.workspaces() == []
-
-
-def test_a_shell_as_user_can_write_nothing(debian: Debian, tmp_path: Path) -> None:
-    project: Project = debian.beside(tmp_path / "project")
-    done = project.run("shell", NAME, "--user", stdin="echo uid=$(id -u); touch /opt/mine || echo refused\n")
-    done.expect(0, "refused")
-    assert "uid=0" not in done.out

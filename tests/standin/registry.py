@@ -39,6 +39,12 @@ from tests.standin.common import (
 )
 
 
+AS_ROOT = (
+    "bwrap", "--bind", "/", "/", "--dev-bind", "/dev", "/dev", "--unshare-user", "--uid", "0", "--gid", "0",
+    "--cap-add", "ALL",
+)  # fmt: skip
+
+
 class Registry:
     """Requests to one repository, as curl and enroot's shell make them."""
 
@@ -206,31 +212,8 @@ def do_import(options: dict[str, list[str]], arguments: list[str]) -> None:
         info("Extracting image layers...")
         tree = work / "rootfs"
         tree.mkdir()
-        inside = [
-            "bwrap",
-            "--bind",
-            "/",
-            "/",
-            "--dev-bind",
-            "/dev",
-            "/dev",
-            "--unshare-user",
-            "--uid",
-            "0",
-            "--gid",
-            "0",
-        ]
-        tool(
-            *inside,
-            "--cap-add",
-            "ALL",
-            "--",
-            sys.executable,
-            str(Path(__file__).with_name("enroot")),
-            "--unpack",
-            str(tree),
-            *layers,
-        )
+        program = str(Path(__file__).with_name("enroot"))
+        tool(*AS_ROOT, "--", sys.executable, program, "--unpack", str(tree), *layers)
         info("Converting whiteouts...")
         write_format(tree, json.loads(config.read_bytes()), registry.uri, arch)
         info("Creating squashfs filesystem...")

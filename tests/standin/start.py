@@ -213,24 +213,7 @@ def become(
     shell, login = "/bin/sh", bool(setting("LOGIN_SHELL") or "ENROOT_LOGIN_SHELL" not in os.environ)
     if not os.path.exists(f"{tree}/bin/sh"):
         said("enroot-switchroot: failed to execute: /bin/sh: No such file or directory")
-    here = "/"
-    if login:
-        me = pwd.getpwuid(os.getuid())
-        home = "/root" if root else me.pw_dir
-        env = {
-            "HOME": home,
-            "USER": "root" if root else me.pw_name,
-            "LOGNAME": me.pw_name,
-            "SHELL": shell,
-            **env,
-        }
-        if inside(tree, home).is_dir():
-            here = home
-        else:
-            print(
-                f"enroot-switchroot: failed to change directory: {home}: No such file or directory",
-                file=sys.stderr,
-            )
+    here, env = logged_in(tree, env, root=root) if login else ("/", env)
     ids = ("0", "0") if root else (str(os.getuid()), str(os.getgid()))
     argv = [
         "bwrap",
@@ -263,6 +246,18 @@ def become(
     os.umask(0o022)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.execvp("bwrap", [*argv, "--", *call])  # noqa: S606
+
+
+def logged_in(tree: Path, env: dict[str, str], *, root: bool) -> tuple[str, dict[str, str]]:
+    """The folder where a login shell starts, and the environment that it makes."""
+    me = pwd.getpwuid(os.getuid())
+    home, user = ("/root", "root") if root else (me.pw_dir, me.pw_name)
+    env = {"HOME": home, "USER": user, "LOGNAME": me.pw_name, "SHELL": "/bin/sh", **env}
+    if inside(tree, home).is_dir():
+        return home, env
+    said = f"enroot-switchroot: failed to change directory: {home}: No such file or directory"
+    print(said, file=sys.stderr)
+    return "/", env
 
 
 def memory(data: bytes) -> int:

@@ -251,7 +251,7 @@ def test_when_a_pull_is_tried_again(output: str, again: bool) -> None:
             "me",
         ),
         (
-            "[INFO] Authenticating with user: me\n[INFO] Authentication succeeded\n[INFO] Downloading\nerror: 401",
+            "[INFO] Authenticating with user: me\n[INFO] Authentication succeeded\n[INFO] Downloading",
             "",
         ),
         ("[INFO] Authenticating with user: <anonymous>", ""),

@@ -206,6 +206,14 @@ def test_the_callers_certificates(tmp_path: Path) -> None:
     assert set(inside.values()) == {"/run/ca.crt"}
 
 
+def test_without_any_the_machines_own_certificates_are_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site, "_SYSTEM_BUNDLES", (tmp_path / "none.crt", Path(__file__)))
+    assert load(tmp_path, "from_environment: true\n", {}).ca_bundle == Path(__file__)
+    assert load(tmp_path, "", {}).ca_bundle is None
+
+
 def test_a_profiles_certificates_come_first(tmp_path: Path) -> None:
     (tmp_path / "site.crt").touch()
     found = load(tmp_path, "from_environment: true\nca_bundle: site.crt\n", {"SSL_CERT_FILE": __file__})
