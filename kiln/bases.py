@@ -149,4 +149,4 @@ class Maker:
             unpack(blobs, found.resolved, tree, self.env, self.progress)
             imageformat.configure(tree, found.resolved.config, found.resolved.uri)
         elif found.resolved:
-            self.runtime.import_base(found.resolved, container, self.progress)
+            self.runtime.import_base(found.resolved, container, self.output, self.progress)

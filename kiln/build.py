@@ -14,11 +14,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from kiln import __version__, bases, finish, layerrun, preflight, publish, smoke, squashfs, workspace
+from kiln import __version__, bases, files, finish, layerrun, preflight, publish, smoke, squashfs, workspace
 from kiln import plan as planning
 from kiln.context import Context
 from kiln.errors import SmokeFailure
-from kiln.files import sha256_file
 from kiln.plan import Plan
 from kiln.record import LayerRecord, Record, SmokeResult
 from kiln.runtime import choice
@@ -108,7 +107,7 @@ def build(context: Context, name: str, options: Options) -> Outcome:
 
 def make_base(work: Build) -> None:
     base = work.plan.base
-    with work.step(f"base {base.base.text}", "base") as step, (work.logs / "00-base.log").open("a") as log:
+    with work.step(f"base {base.base.text}", "base") as step, files.Log(work.logs / "00-base.log") as log:
         output = Output(log, step.line, work.context.redact)
         blobs, env = work.context.site.blobs, work.context.host_env()
         bases.Maker(work.runtime, blobs, env, output, step.progress).make(base, CONTAINER)
@@ -175,7 +174,7 @@ def describe(
     manifest, base = work.plan.manifest, work.plan.base
     size = exported.stat().st_size
     with work.step("sha256", "sha256") as step:
-        digest = sha256_file(exported, lambda done: step.progress(done, size))
+        digest = files.sha256_file(exported, lambda done: step.progress(done, size))
     return Record(
         name=manifest.name,
         version="",

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import select
@@ -25,6 +26,7 @@ from kiln.errors import BusyError, SpaceError, StoreError
 CHUNK = 1 << 20
 MAX_LINKS = 40
 POLL_SECONDS = 0.1
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def canonical_json(data: Any) -> str:
@@ -119,12 +121,42 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise SpaceError(
                 f"no space left while writing {path}", f"free some and run again; see: df -h {path.parent}"
             ) from error
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise StoreError(f"cannot write {path}: {reason}", f"look at: ls -ld {path.parent}") from error
+
+
+class Log(io.TextIOWrapper):
+    """A log to append to. On a full disk it loses lines and says nothing: what filled the disk tells that."""
+
+    def __init__(self, path: Path) -> None:
+        with translated(path):
+            super().__init__(path.open("ab"), encoding="utf-8")
+
+    def write(self, text: str) -> int:
+        with _unless_full():
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with _unless_full():
+            super().flush()
+
+    def close(self) -> None:
+        with _unless_full():
+            super().close()
+
+
+@contextlib.contextmanager
+def _unless_full() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
 
 
 @contextlib.contextmanager

@@ -24,7 +24,11 @@ from kiln.ui import Step
 from kiln.workspace import Workspace
 
 CA_INSIDE = f"{INSIDE}/ca.crt"
-IDENTITY = ("etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/localtime")
+# As in scripts/layer.sh, which has the reason.
+IDENTITY = (
+    *(f"etc/{name}{backup}" for name in ("passwd", "group", "shadow", "gshadow") for backup in ("", "-")),
+    "etc/localtime",
+)
 KEPT_LOGS = 40
 TAIL_LINES = 15
 
@@ -47,7 +51,7 @@ class Runner:
         log_path = self.logs / f"{item.number:02}-{item.layer.kind}.log"
         for mark in ("started", "finished"):
             (self.workspace.state / mark).unlink(missing_ok=True)
-        with log_path.open("a") as log:
+        with files.Log(log_path) as log:
             try:
                 result = self.runtime.start(
                     self.container, self._command(item, made), Output(log, step.line, self.context.redact)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kiln import files
 from kiln.errors import ManifestError, UsageError
 from kiln.manifest import Mount, SmokeTest
 from kiln.record import SmokeResult
@@ -99,7 +100,7 @@ def _run(
     )
     with (
         ui.step(f"smoke {' '.join((test.hook, *test.args))}") as step,
-        (logs / f"smoke-{hook.name}.log").open("a") as log,
+        files.Log(logs / f"smoke-{hook.name}.log") as log,
     ):
         try:
             result = runtime.start(container, command, Output(log, step.line))

@@ -212,9 +212,15 @@ def _running(step: Step, width: int) -> Text:
     return Text("\n").join([head, below])
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would exit with 1, silently; whoever runs the command decides that."""
+        raise BrokenPipeError
+
+
 def _console(stream: IO[str]) -> Console:
     """Off a terminal a table is as wide as it needs: a path broken in two can't be pasted."""
-    return Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else WIDE)
+    return _Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else WIDE)
 
 
 def make(as_json: bool, out: IO[str], err: IO[str]) -> Ui:

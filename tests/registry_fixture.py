@@ -122,7 +122,7 @@ class TokenServer:
             "iss": "kiln-test",
             "sub": "",
             "aud": "kiln-registry",
-            "exp": now + self.lifetime - LEEWAY,
+            "exp": now + int(self.lifetime) - LEEWAY,
             "nbf": now - LEEWAY,
             "iat": now,
             "jti": str(self._jti),

@@ -5,7 +5,7 @@ Owns the wiring of both runtimes from a site profile and a workspace. Runs nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 from kiln.errors import EnvironmentMissing
@@ -13,7 +13,7 @@ from kiln.registry.client import Client
 from kiln.run import host_environment, which
 from kiln.runtime.contract import Runtime
 from kiln.runtime.embedded import Embedded
-from kiln.runtime.enroot import Enroot, silent
+from kiln.runtime.enroot import Enroot
 from kiln.runtime.enrootcall import Places, Surroundings
 from kiln.site import Site
 from kiln.workspace import Workspace
@@ -45,9 +45,8 @@ def choose(
     workspace: Workspace,
     client: Client,
     environ: Mapping[str, str],
-    say: Callable[[str], None] = silent,
 ) -> Runtime:
-    """The runtime for one build; `say` gets enroot's own progress, line by line."""
+    """The runtime for one build."""
     options = ("-comp", "zstd", "-Xcompression-level", str(site.squashfs.level))
     if resolve(wanted, environ) == "embedded":
         return Embedded(workspace.containers, workspace.scratch, site.blobs, client, environ, options)
@@ -58,5 +57,4 @@ def choose(
         site=Surroundings(site.proxy_environment(), site.ca_bundle, mirrors),
         options=options,
         build=workspace.id,
-        say=say,
     )

@@ -46,6 +46,15 @@ class Output:
     on_line: Callable[[str], None] | None = None
     redact: Callable[[str], str] = str
 
+    def say(self, text: str) -> None:
+        """Pass on a line of the runtime's own."""
+        line = self.redact(text)
+        if self.log:
+            self.log.write(line + "\n")
+            self.log.flush()
+        if self.on_line:
+            self.on_line(line)
+
 
 class Runtime(Protocol):
     """Containers by name. Every method raises `RuntimeFailure` where the runtime itself fails."""
@@ -60,8 +69,11 @@ class Runtime(Protocol):
         """Where the tree of a container is, or will be."""
         ...
 
-    def import_base(self, resolved: Resolved, container: str, progress: Progress) -> None:
-        """Make a container from an image in a registry, pinned by digest. Raises `BaseError`."""
+    def import_base(self, resolved: Resolved, container: str, output: Output, progress: Progress) -> None:
+        """Make a container from an image in a registry, pinned by digest. Raises `BaseError`.
+
+        What is worth telling on the way goes to `output`.
+        """
         ...
 
     def create(self, image: Path, container: str) -> None:

@@ -56,7 +56,7 @@ class Embedded:
     def rootfs(self, container: str) -> Path:
         return self._containers / container
 
-    def import_base(self, resolved: Resolved, container: str, progress: Progress) -> None:
+    def import_base(self, resolved: Resolved, container: str, output: Output, progress: Progress) -> None:
         blobs = self._client.pull(resolved, self._blobs, progress=progress)
         unpack(blobs, resolved, self.rootfs(container), self._environ, progress)
         imageformat.configure(self.rootfs(container), resolved.config, resolved.uri)

@@ -36,10 +36,6 @@ ATTEMPTS = 4
 QUICK_SECONDS, TOOL_SECONDS, PULL_SECONDS = 60.0, 2 * 3600.0, 12 * 3600.0
 
 
-def silent(text: str) -> None:
-    """Tell nobody."""
-
-
 class Enroot:
     """Containers in `places.containers`, made and run by the `enroot` on the caller's PATH."""
 
@@ -53,10 +49,9 @@ class Enroot:
         site: Surroundings | None = None,
         options: tuple[str, ...] = (),
         build: str = "",
-        say: Callable[[str], None] = silent,
     ) -> None:
         self._places, self._environ, self._site = places, environ, site or Surroundings()
-        self._options, self._build, self._say = options or squashfs.DEFAULT_OPTIONS, build, say
+        self._options, self._build = options or squashfs.DEFAULT_OPTIONS, build
 
     def version(self) -> str:
         return _dotted(self._version)
@@ -64,7 +59,7 @@ class Enroot:
     def rootfs(self, container: str) -> Path:
         return self._places.containers / container
 
-    def import_base(self, resolved: Resolved, container: str, progress: Progress) -> None:
+    def import_base(self, resolved: Resolved, container: str, output: Output, progress: Progress) -> None:
         if resolved.reference is None:
             raise ValueError(f"{resolved.uri} is not in a registry")
         self._check_layers(resolved)
@@ -73,7 +68,7 @@ class Enroot:
         image = self._places.private / f"{container}.sqsh"
         progress(0, resolved.download_size)
         try:
-            self._pull(f"docker://{host}#{where.repository}:{resolved.pinned}", image, where.base)
+            self._pull(f"docker://{host}#{where.repository}:{resolved.pinned}", image, where.base, output.say)
             progress(resolved.download_size, resolved.download_size)
             self.create(image, container)
         finally:
@@ -198,32 +193,34 @@ class Enroot:
                 "use enroot 4.0 or later, or build with: --runtime embedded",
             )
 
-    def _pull(self, uri: str, image: Path, base: str) -> None:
+    def _pull(self, uri: str, image: Path, base: str, say: Callable[[str], None]) -> None:
         """`enroot import`, again where that helps: finished layers are in the cache and are skipped."""
         http = base.startswith("http:")
         anonymous = False
         for _ in range(ATTEMPTS):
-            result = self._import(uri, image, http=http, anonymous=anonymous)
+            result = self._import(uri, image, say, http=http, anonymous=anonymous)
             if result.returncode == 0:
                 enrootwords.check_architecture(uri, result)
                 return
             image.unlink(missing_ok=True)
             user = enrootwords.refused_user(result.output)
             if user and not anonymous:
-                self._say(f"{base} refuses the login of {user}; trying without a login")
+                say(f"{base} refuses the login of {user}; trying without a login")
                 anonymous = True
             elif enrootwords.passing(result.output):
-                self._say(f"the download of {uri} broke off; going on where it stopped")
+                say(f"the download of {uri} broke off; going on where it stopped")
             else:
                 break
         raise enrootwords.pull_failure(uri, result, self._credentials)
 
-    def _import(self, uri: str, image: Path, *, http: bool, anonymous: bool) -> Result:
+    def _import(
+        self, uri: str, image: Path, say: Callable[[str], None], *, http: bool, anonymous: bool
+    ) -> Result:
         self._link_credentials(anonymous=anonymous)
         options = (*enrootcall.IMPORT_OPTIONS, *self._strict)
         extra = enrootcall.pull_settings(self._site, self._home, options, http=http)
         line = enrootcall.import_line(uri, image)
-        return self._run(line, f"pull {uri}", PULL_SECONDS, extra, on_line=self._say)
+        return self._run(line, f"pull {uri}", PULL_SECONDS, extra, on_line=say)
 
     @property
     def _home(self) -> str:

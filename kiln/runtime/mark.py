@@ -28,11 +28,7 @@ class Listener:
         if line == self.word:
             self.heard = True
             return
-        if self._output.log:
-            self._output.log.write(line + "\n")
-            self._output.log.flush()
-        if self._output.on_line:
-            self._output.on_line(line)
+        self._output.say(line)
 
     def without(self, result: Result) -> Result:
         """The result less the word, and with the exit code that a shell would give."""

@@ -15,6 +15,7 @@ from kiln.files import remove_tree
 from kiln.registry.client import Client, Network, Resolved
 from kiln.registry.credentials import Credentials
 from kiln.registry.reference import Reference
+from kiln.runtime.contract import Output
 from kiln.runtime.embedded import Embedded
 from kiln.runtime.enroot import Enroot
 from kiln.runtime.enrootcall import Places
@@ -76,6 +77,7 @@ class Puller:
         for name in ("containers", "private"):
             (work / name).mkdir()
         self.said: list[str] = []
+        self.output = Output(on_line=self.said.append)
         environ = {**os.environ, "ENROOT_CONFIG_PATH": str(work / "config")}
         self.runtime: Embedded | Enroot
         if kind == "embedded":
@@ -87,11 +89,11 @@ class Puller:
         real = real_enroot()
         environ["PATH"] = f"{STANDIN if kind == 'standin' or real is None else real.parent}:{environ['PATH']}"
         places = Places(work / "containers", work / "private", work / "scratch", work / "cache")
-        self.runtime = Enroot(places, environ, options=OPTIONS, say=self.said.append)
+        self.runtime = Enroot(places, environ, options=OPTIONS)
 
     def pull(self, resolved: Resolved) -> dict[str, tuple[str, str]]:
         """Pull into a container; its tree, path to mode and contents."""
-        self.runtime.import_base(resolved, "base", lambda done, total: None)
+        self.runtime.import_base(resolved, "base", self.output, lambda done, total: None)
         tree, found = self.runtime.rootfs("base"), {}
         for path in tree.rglob("*"):
             text = os.readlink(path) if path.is_symlink() else path.read_text() if path.is_file() else ""

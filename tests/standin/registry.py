@@ -38,7 +38,6 @@ from tests.standin.common import (
     usage,
 )
 
-
 AS_ROOT = (
     "bwrap", "--bind", "/", "/", "--dev-bind", "/dev", "/dev", "--unshare-user", "--uid", "0", "--gid", "0",
     "--cap-add", "ALL",

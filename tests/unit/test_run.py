@@ -37,7 +37,8 @@ def gone(pid: int) -> bool:
 
 def test_output_goes_to_log_and_result_and_nothing_is_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKEN", "hunter2")
-    log, lines = io.StringIO(), []
+    log = io.StringIO()
+    lines: list[str] = []
     result = run(
         ["sh", "-c", "echo one; echo two >&2; env; readlink /proc/self/fd/0"],
         what="try",

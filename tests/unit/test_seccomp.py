@@ -16,7 +16,7 @@ def answer(machine: str, number: int, arguments: list[int], architecture: int | 
     """What the kernel would return: linux/filter.h's meaning of the operations that are used."""
     data = struct.pack("<II Q", number, architecture or seccomp.AUDIT_ARCHITECTURE[machine], 0)
     data += b"".join(struct.pack("<Q", value) for value in (arguments + [0] * 6)[:6])
-    code = list(struct.iter_unpack("=HBBI", seccomp.program(machine)))
+    code: list[tuple[int, int, int, int]] = list(struct.iter_unpack("=HBBI", seccomp.program(machine)))
     at, accumulator = 0, 0
     while True:
         operation, if_true, if_false, value = code[at]
