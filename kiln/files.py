@@ -160,6 +160,20 @@ def _unless_full() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def full_disk_told() -> Iterator[None]:
+    """Turn a full disk into a `SpaceError`, whatever it was that could not be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        raise SpaceError(
+            f"no space left on the disk{where}", "free some and run again; see: df -h"
+        ) from error
+
+
+@contextlib.contextmanager
 def locked(path: Path, *, wait: float, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold an exclusive fcntl lock on the file `path`, made if missing and left in place.
 

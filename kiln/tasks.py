@@ -19,7 +19,7 @@ from invoke.exceptions import Exit
 from invoke.program import Program
 from invoke.tasks import task
 
-from kiln import __version__, catalog, doctor, render, shell, ui, workspace
+from kiln import __version__, catalog, doctor, files, render, shell, ui, workspace
 from kiln import build as building
 from kiln.context import Context, find_root, open_context
 from kiln.errors import Interrupted, KilnError
@@ -42,7 +42,8 @@ def command(as_json: bool) -> Iterator[ui.Ui]:
     shown = ui.make(as_json, sys.stdout, sys.stderr)
     previous = {number: signal.signal(number, _interrupt) for number in SIGNALS}
     try:
-        yield shown
+        with files.full_disk_told():
+            yield shown
     except KilnError as error:
         shown.close()
         shown.error(error)

@@ -40,7 +40,7 @@ class Done:
         return self.out + self.err
 
     def events(self, kind: str = "") -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = [json.loads(line) for line in self.out.splitlines()]
+        found: list[dict[str, Any]] = [json.loads(line) for line in self.out.split("\n") if line]
         return [event for event in found if not kind or event["event"] == kind]
 
     def expect(self, code: int, *texts: str) -> Done:

@@ -9,22 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration import trees
+from tests.integration.namespaces import on_tmpfs
 from tests.integration.processes import Family, traces
 from tests.integration.project import Project
-
-# A private file system of the size $1 at $2; then the rest, and in $3 what it left there.
-TMPFS = """\
-mount -t tmpfs -o "$1" none "$2" || exit 99
-place=$2 left=$3; shift 3
-"$@"; code=$?
-find "$place" > "$left"; exit $code
-"""
-
-
-def on_tmpfs(options: str, place: Path, left: Path) -> list[str]:
-    place.mkdir(parents=True, exist_ok=True)
-    within = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", TMPFS, "sh"]
-    return [*within, options, str(place), str(left)]
 
 
 def test_failing_layer_tells_the_whole_story(project: Project) -> None:
@@ -58,7 +45,7 @@ def test_kept_layer_is_entered_as_it_was_and_removed_by_gc(project: Project) -> 
     [kept] = project.workspaces()
     words = "cat /run/kiln/tmp/x; ls /root; echo $GREETING $KILN_BUILD $(id -u); exit 7\n"
     done = project.run("shell", "x", stdin=words)
-    done.expect(7, "mine", f"hello {kept} 0", "as it was at layer 1")
+    done.expect(7, "mine", f"hello {kept} 0", "at layer 1")
     # What is done there is there the next time.
     project.run("shell", "x", stdin="rm /root/mine; touch /root/other\n").expect(0)
     project.run("shell", "x", stdin="ls /root\n").expect(0, "other")

@@ -73,3 +73,15 @@ def content(image: Path, path: str) -> str:
     return subprocess.run(
         ["unsquashfs", "-cat", str(image), path.lstrip("/")], capture_output=True, text=True, check=True
     ).stdout
+
+
+def state(tree: Path) -> dict[str, tuple[str, str]]:
+    """Every path of a tree with its mode, and its contents or where it leads."""
+    found = {}
+    for path in tree.rglob("*"):
+        if path.is_symlink():
+            content = f"-> {path.readlink()}"
+        else:
+            content = path.read_bytes().hex() if path.is_file() else ""
+        found[str(path.relative_to(tree))] = (oct(path.lstat().st_mode), content)
+    return found
