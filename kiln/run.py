@@ -2,13 +2,16 @@
 
 Every child gets an argument list, a closed standard input, an environment that is built rather than
 inherited, a description for messages, and a time limit. It runs in a session of its own, so that the
-whole family can be ended; it dies with Kiln (`setpriv --pdeathsig`), also on `kill -9`. Nothing here
-knows what is being run.
+whole family can be ended; it dies with Kiln (`setpriv --pdeathsig`), also on `kill -9`. What outlives
+its own parent comes to Kiln (it is a "subreaper") and is ended with the rest. Nothing here knows what is
+being run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import os
 import re
 import selectors
@@ -29,6 +32,10 @@ KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TERM", "XDG_RUNTIM
 GRACE_SECONDS = 5.0
 TAIL_LINES = 200
 LINE_LIMIT = 4096
+PR_SET_CHILD_SUBREAPER = 36
+
+_running: set[int] = set()
+"""The children that `run` and `attach` wait for."""
 
 
 class CommandFailed(KilnError):
@@ -160,6 +167,7 @@ def _spawn(
 ) -> subprocess.Popen[bytes]:
     if which(command[0], env) is None:
         raise _missing(command[0], what)
+    _adopt_orphans()
     setpriv = which("setpriv", env)
     prefix = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
     return subprocess.Popen(
@@ -172,6 +180,12 @@ def _spawn(
         start_new_session=True,
         pass_fds=tuple(pass_fds),
     )
+
+
+@functools.cache
+def _adopt_orphans() -> None:
+    """Become the parent of all descendants whose own parent dies: bwrap, ended while it starts, leaves one."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _missing(tool: str, what: str) -> EnvironmentMissing:
@@ -199,6 +213,28 @@ def stop(group: int, process: subprocess.Popen[bytes] | None = None) -> None:
     _signal_group(group, signal.SIGKILL)
     if process is not None:
         process.wait()
+        _running.discard(process.pid)
+    _end_orphans()
+
+
+def _end_orphans() -> None:
+    """Kill what has come to us from children that ended, and wait until it is gone: it may hold files."""
+    while orphans := set(_children()) - _running:
+        for pid in orphans:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+def _children() -> Iterator[int]:
+    for entry in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if entry.isdigit() and _parent(entry) == os.getpid():
+                yield int(entry)
+
+
+def _parent(pid: str) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

@@ -12,11 +12,11 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from kiln import files, imageformat, squashfs
-from kiln.errors import BaseError, EnvironmentMissing, KilnError, RuntimeFailure, SpaceError
+from kiln.errors import RuntimeFailure
 from kiln.manifest import Mount
+from kiln.registry import unpack as unpacking
 from kiln.registry.client import Client
 from kiln.registry.oci import Resolved
 from kiln.run import Result, TimeLimit, attach, host_environment, run
@@ -174,32 +174,20 @@ def unpack(
     for blob, diff_id in zip(blobs, resolved.diff_ids, strict=True):
         argv += [str(blob), diff_id]
     env = host_environment(environ, {"PYTHONPATH": str(Path(__file__).resolve().parents[2])})
-    said: list[dict[str, Any]] = []
+    last = ""
 
     def hear(line: str) -> None:
-        with contextlib.suppress(ValueError):
-            said.append(json.loads(line))
-            if "progress" in said[-1]:
-                progress(*said.pop()["progress"])
+        nonlocal last
+        last = line
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            progress(*json.loads(line)["progress"])
 
-    result = as_root(
-        argv,
-        what="unpack the base's layers",
-        writable=[tree],
-        env=env,
-        timeout=TOOL_SECONDS,
-        output=Output(on_line=hear),
-    )
+    what = "unpack the base's layers"
+    hearing = Output(on_line=hear)
+    result = as_root(argv, what=what, writable=[tree], env=env, timeout=TOOL_SECONDS, output=hearing)
     if result.returncode != 0:
-        raise _unpack_failure(said[-1] if said else {}, result)
-
-
-def _unpack_failure(said: Mapping[str, Any], result: Result) -> KilnError:
-    """The child's last words as an error, or what is known of a child that said nothing."""
-    for kind in (BaseError, SpaceError, EnvironmentMissing):
-        if said.get("id") == kind.id:
-            return kind(said["message"], said["hint"])
-    return RuntimeFailure(f"{result.what}: {result.outcome()}", "run: invoke doctor", result.tail(15))
+        unknown = RuntimeFailure(f"{what}: {result.outcome()}", "run: invoke doctor", result.tail(15))
+        raise unpacking.failure(last) or unknown
 
 
 @contextlib.contextmanager

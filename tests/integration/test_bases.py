@@ -51,6 +51,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, small_tree: Path) -> Iterat
     )  # fmt: skip
     third = fixture.layer(
         *(fixture.member(name, b"") for name in SECOND),
+        fixture.member("data/kept", b"1"),
         fixture.hardlink("data/linked", "data/kept"),
         fixture.member("data/odd name\u00e9 \n-x", b"4"),
     )
@@ -68,11 +69,14 @@ def served(tmp_path_factory: pytest.TempPathFactory, small_tree: Path) -> Iterat
 
 @pytest.fixture(params=["embedded", "enroot"])
 def runtime(request: pytest.FixtureRequest) -> tuple[str, dict[str, str]]:
-    """The runtime and the PATH with which it is found: the real enroot, else what stands in for it."""
+    """The runtime, and the PATH with which it is found: the real enroot, else what stands in for it."""
     name = str(request.param)
+    return name, enroot_path() if name == "enroot" else {}
+
+
+def enroot_path() -> dict[str, str]:
     real = os.environ.get("KILN_REAL_ENROOT") or shutil.which("enroot")
-    folder = Path(real).parent if real else STANDIN
-    return name, {"PATH": f"{folder}:{os.environ['PATH']}"} if name == "enroot" else {}
+    return {"PATH": f"{Path(real).parent if real else STANDIN}:{os.environ['PATH']}"}
 
 
 def log_in(project: Project, served: Served) -> None:
@@ -227,10 +231,22 @@ def test_a_hostile_layer_is_refused_and_nothing_is_written_outside(project: Proj
     assert not list(project.root.rglob("outside"))
 
 
+def test_a_hard_link_to_a_lower_layer_is_for_the_embedded_runtime_only(
+    project: Project, small_tree: Path, tmp_path: Path
+) -> None:
+    """enroot unpacks each layer by itself; the message says what else will do."""
+    second = fixture.layer(fixture.hardlink("passwd", "etc/passwd"))
+    with fixture.start_registry(tmp_path / "registry") as running:
+        fixture.push_image(running, "base", "1.0", (tar_of(small_tree), second), oci=False, architecture=MACHINE)
+        project.manifest("demo", base=f"{running.host}/base:1.0")
+        project.build("demo", "--runtime", "embedded")
+        project.run("build", "demo", "--runtime", "enroot", env=enroot_path()).expect(
+            5, "Cannot hard link", "embedded"
+        )
+
+
 def test_both_runtimes_make_the_same_tree(project: Project, served: Served, tmp_path: Path) -> None:
     """Paths, modes, link targets and contents of the published files, all owned by root."""
-    real = os.environ.get("KILN_REAL_ENROOT") or shutil.which("enroot")
-    env = {"PATH": f"{Path(real).parent if real else STANDIN}:{os.environ['PATH']}"}
     log_in(project, served)
     layers = [
         *LAYERS,
@@ -243,7 +259,7 @@ def test_both_runtimes_make_the_same_tree(project: Project, served: Served, tmp_
     )
     found = []
     for name in ("embedded", "enroot"):
-        record = project.build("demo", "--runtime", name, env=env)
+        record = project.build("demo", "--runtime", name, env=enroot_path())
         path = project.store.image("demo", record.version)
         found.append(trees.state(trees.unpack(path, tmp_path / name)))
     assert found[0] == found[1]

@@ -234,6 +234,7 @@ def unpack(tree: Path, layers: list[str]) -> None:
             else:
                 archive = stack.enter_context(tarfile.open(layer))
             members = archive.getmembers()
+        check_links(members)
         for member in members:
             make_way(tree, member)
         use = ["--use-compress-program=zstd"] if stream.open("rb").read(4) == b"\x28\xb5\x2f\xfd" else []
@@ -241,6 +242,15 @@ def unpack(tree: Path, layers: list[str]) -> None:
         # Owners can't be kept where one user is mapped; in the image all is root's.
         tool("tar", "-C", str(tree), *left_out, *use, "--no-same-owner", "-pxf", layer)
         open_up(tree)
+
+
+def check_links(members: list[tarfile.TarInfo]) -> None:
+    """The real one unpacks each layer by itself: a hard link to a file of a lower one finds nothing."""
+    names = {os.path.normpath(member.name) for member in members}
+    for member in members:
+        if member.islnk() and os.path.normpath(member.linkname) not in names:
+            why = f"Cannot hard link to ‘{member.linkname}’: No such file or directory"
+            said(f"tar: {member.name}: {why}\ntar: Exiting with failure status due to previous errors")
 
 
 def make_way(tree: Path, member: tarfile.TarInfo) -> None:
