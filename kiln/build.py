@@ -109,7 +109,8 @@ def make_base(work: Build) -> None:
     base = work.plan.base
     with work.step(f"base {base.base.text}", "base") as step, files.Log(work.logs / "00-base.log") as log:
         output = Output(log, step.line, work.context.redact)
-        blobs, env = work.context.site.blobs, work.context.host_env()
+        blobs = work.context.site.blobs
+        env = {**work.context.host_env(), workspace.MARK: work.workspace.id}
         bases.Maker(work.runtime, blobs, env, output, step.progress).make(base, CONTAINER)
         layerrun.save_identity(work.runtime.rootfs(CONTAINER), work.workspace.state)
 

@@ -20,8 +20,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kiln import files
-from kiln.errors import ExportError, StoreError
+from kiln.errors import ExportError, KilnError, StoreError
 from kiln.record import Record
+from kiln.run import unbroken
 from kiln.store import CANDIDATE, CURRENT, Store, next_version
 
 STAGING = ".staging"
@@ -52,6 +53,28 @@ def publish(
     `record` comes without version and file. Raises `StoreError`, `SpaceError`, `BusyError` and, where
     a copy differs from what was tested, `ExportError`; then nothing was published.
     """
+    published: list[Record] = []
+    try:
+        channel = _put(store, finished, record, label, notify, published)
+        refresh_catalog(store, notify)
+    except KilnError as error:
+        if published:
+            error.hint = (
+                f"{published[0].file} was published before that; the next publish mends the catalogue"
+            )
+        raise
+    return published[0], channel
+
+
+def _put(
+    store: Store,
+    finished: Path,
+    record: Record,
+    label: str,
+    notify: Callable[[str], None],
+    published: list[Record],
+) -> str:
+    """Put the file under the next version, and its record into `published` once it is there."""
     folder = store.folder(record.name)
     with files.translated(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,11 +87,12 @@ def publish(
         files.write_atomic(store.record(done.name, version), done.to_json().encode(), 0o444)
         checksum = f"{done.digest.removeprefix('sha256:')}  {done.file}\n"
         files.write_atomic(store.checksum(done.name, version), checksum.encode(), 0o444)
-        _place(staged, store.image(done.name, version))
         channel = CANDIDATE if done.smoke_state == "incomplete" else CURRENT
-        files.link_atomic(store.channel(done.name, channel), done.file)
-    refresh_catalog(store, notify)
-    return done, channel
+        with unbroken():
+            _place(staged, store.image(done.name, version))
+            published.append(done)
+            files.link_atomic(store.channel(done.name, channel), done.file)
+    return channel
 
 
 @contextlib.contextmanager

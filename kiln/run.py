@@ -2,22 +2,20 @@
 
 Every child gets an argument list, a closed standard input, an environment that is built rather than
 inherited, a description for messages, and a time limit. It runs in a session of its own, so that the
-whole family can be ended; it dies with Kiln (`setpriv --pdeathsig`), also on `kill -9`. What outlives
-its own parent comes to Kiln (it is a "subreaper") and is ended with the rest. Nothing here knows what is
-being run.
+whole family can be ended; it dies with Kiln (`setpriv --pdeathsig`), also on `kill -9`. Nothing here
+knows what is being run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
 import os
 import re
 import selectors
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,10 +30,7 @@ KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TERM", "XDG_RUNTIM
 GRACE_SECONDS = 5.0
 TAIL_LINES = 200
 LINE_LIMIT = 4096
-PR_SET_CHILD_SUBREAPER = 36
-
-_running: set[int] = set()
-"""The children that `run` and `attach` wait for."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class CommandFailed(KilnError):
@@ -128,9 +123,11 @@ def run(  # noqa: PLR0913 # a command has this many sides; all but the first are
     """
     command = [os.fspath(part) for part in argv]
     started = time.monotonic()
-    process = _spawn(command, what=what, env=env, cwd=cwd, pass_fds=pass_fds)
     reader = _Reader(log, on_line, redact, keep_errors=not separate)
-    with _ended(process):
+    with contextlib.ExitStack() as ending:
+        with unbroken():
+            process = _spawn(command, what=what, env=env, cwd=cwd, pass_fds=pass_fds)
+            ending.enter_context(_ended(process))
         timed_out = not reader.pump(process, started + timeout)
     seconds = time.monotonic() - started
     result = Result(what, tuple(command), process.returncode, reader.text(), seconds, timed_out)
@@ -150,11 +147,32 @@ def attach(
         process = subprocess.Popen(command, env=dict(env), pass_fds=tuple(pass_fds))
     except FileNotFoundError as error:
         raise _missing(command[0], what) from error
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue  # the terminal sent it to the shell too, whose business it is
+    try:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue  # the terminal sent it to the shell too, whose business it is
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def unbroken() -> Iterator[None]:
+    """Put signals off until the end of the block: what begins in it is whole, or can be undone."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, lambda number, _: came.append(number)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    for each in came:
+        signal.raise_signal(each)
 
 
 def _spawn(
@@ -167,7 +185,6 @@ def _spawn(
 ) -> subprocess.Popen[bytes]:
     if which(command[0], env) is None:
         raise _missing(command[0], what)
-    _adopt_orphans()
     setpriv = which("setpriv", env)
     prefix = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
     return subprocess.Popen(
@@ -180,12 +197,6 @@ def _spawn(
         start_new_session=True,
         pass_fds=tuple(pass_fds),
     )
-
-
-@functools.cache
-def _adopt_orphans() -> None:
-    """Become the parent of all descendants whose own parent dies: bwrap, ended while it starts, leaves one."""
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _missing(tool: str, what: str) -> EnvironmentMissing:
@@ -213,28 +224,6 @@ def stop(group: int, process: subprocess.Popen[bytes] | None = None) -> None:
     _signal_group(group, signal.SIGKILL)
     if process is not None:
         process.wait()
-        _running.discard(process.pid)
-    _end_orphans()
-
-
-def _end_orphans() -> None:
-    """Kill what has come to us from children that ended, and wait until it is gone: it may hold files."""
-    while orphans := set(_children()) - _running:
-        for pid in orphans:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-
-
-def _children() -> Iterator[int]:
-    for entry in os.listdir("/proc"):
-        with contextlib.suppress(OSError):
-            if entry.isdigit() and _parent(entry) == os.getpid():
-                yield int(entry)
-
-
-def _parent(pid: str) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

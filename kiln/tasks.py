@@ -23,10 +23,9 @@ from kiln import __version__, catalog, doctor, files, render, shell, ui, workspa
 from kiln import build as building
 from kiln.context import Context, find_root, open_context
 from kiln.errors import Interrupted, KilnError
-from kiln.run import attach, host_environment
+from kiln.run import SIGNALS, attach, host_environment
 from kiln.selection import select
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HELP = {
     "name": "the image; several as a comma list, a pattern in quotes, or 'all'",
     "site": "the site profile (default: KILN_SITE, else local)",
@@ -62,7 +61,7 @@ def _interrupt(number: int, _frame: object) -> None:
     # One is enough: a second, while things are being tidied up, would leave them half done.
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
-    raise Interrupted(f"stopped by {signal.Signals(number).name}; nothing was published", number)
+    raise Interrupted(f"stopped by {signal.Signals(number).name}", number, "nothing was published")
 
 
 @contextlib.contextmanager

@@ -44,10 +44,12 @@ class Embedded:
         client: Client,
         environ: Mapping[str, str],
         options: tuple[str, ...],
+        build: str = "",
     ) -> None:
         self._containers, self._scratch, self._blobs = containers, scratch, blobs
         self._client, self._environ, self._squash = client, environ, options
-        self._env = host_environment(environ)
+        # By this mark the next run finds what `kill -9` may have left of this one.
+        self._env = host_environment(environ, {MARK: build} if build else None)
 
     def version(self) -> str:
         result = run(["bwrap", "--version"], what="ask bubblewrap for its version", env=self._env, timeout=30)

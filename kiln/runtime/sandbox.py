@@ -16,7 +16,7 @@ from pathlib import Path
 from kiln.errors import EnvironmentMissing, SpaceError
 from kiln.manifest import Mount
 from kiln.run import Result, run, which
-from kiln.runtime import seccomp
+from kiln.runtime import orphans, seccomp
 from kiln.runtime.contract import Output
 
 ISOLATED = (
@@ -63,6 +63,7 @@ def sandboxed(
             filter_file = stack.enter_context(_memory_file(_filter()))
             call += ["--seccomp", str(filter_file)]
             descriptors.append(filter_file)
+        stack.enter_context(orphans.ended())
         yield Call((*call, "--", *argv), tuple(descriptors))
 
 
