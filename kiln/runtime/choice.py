@@ -49,7 +49,9 @@ def choose(
     """The runtime for one build."""
     options = ("-comp", "zstd", "-Xcompression-level", str(site.squashfs.level))
     if resolve(wanted, environ) == "embedded":
-        return Embedded(workspace.containers, workspace.scratch, site.blobs, client, environ, options, workspace.id)
+        return Embedded(
+            workspace.containers, workspace.scratch, site.blobs, client, environ, options, workspace.id
+        )
     mirrors = {host: registry.mirror for host, registry in site.registries.items()}
     return Enroot(
         Places(workspace.containers, workspace.enroot, workspace.scratch, site.enroot_cache),

@@ -24,6 +24,7 @@ from kiln.runtime import environment, gpu, mark, traces
 from kiln.runtime.contract import Command, Output, Progress
 from kiln.runtime.mark import Listener
 from kiln.runtime.sandbox import AS_ROOT, ISOLATED, Call, as_root, bind, sandboxed
+from kiln.workspace import MARK
 
 HOST_FILES = ("/etc/hosts", "/etc/resolv.conf")
 FOLDERS = ("/dev", "/proc", "/sys", "/tmp", "/run", "/etc")

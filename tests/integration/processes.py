@@ -32,6 +32,14 @@ def _parents() -> dict[int, int]:
     return found
 
 
+def await_end(pid: int, descriptor: int) -> None:
+    waiter = select.poll()
+    waiter.register(descriptor, select.POLLIN)
+    ended = bool(waiter.poll(END_MILLISECONDS))
+    os.close(descriptor)
+    assert ended, f"process {pid} lives on: {Path(f'/proc/{pid}/cmdline').read_bytes()!r}"
+
+
 class Family:
     """A process and all of its descendants at one moment."""
 
@@ -47,11 +55,7 @@ class Family:
 
     def assert_ended(self) -> None:
         for pid, descriptor in self.held.items():
-            waiter = select.poll()
-            waiter.register(descriptor, select.POLLIN)
-            ended = bool(waiter.poll(END_MILLISECONDS))
-            os.close(descriptor)
-            assert ended, f"process {pid} lives on: {Path(f'/proc/{pid}/cmdline').read_bytes()!r}"
+            await_end(pid, descriptor)
 
 
 def traces(folder: Path) -> list[str]:

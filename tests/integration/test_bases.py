@@ -237,7 +237,9 @@ def test_a_hard_link_to_a_lower_layer_is_for_the_embedded_runtime_only(
     """enroot unpacks each layer by itself; the message says what else will do."""
     second = fixture.layer(fixture.hardlink("passwd", "etc/passwd"))
     with fixture.start_registry(tmp_path / "registry") as running:
-        fixture.push_image(running, "base", "1.0", (tar_of(small_tree), second), oci=False, architecture=MACHINE)
+        fixture.push_image(
+            running, "base", "1.0", (tar_of(small_tree), second), oci=False, architecture=MACHINE
+        )
         project.manifest("demo", base=f"{running.host}/base:1.0")
         project.build("demo", "--runtime", "embedded")
         project.run("build", "demo", "--runtime", "enroot", env=enroot_path()).expect(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +16,6 @@ from tests.integration.mirror import Mirror
 from tests.integration.processes import Family, traces
 from tests.integration.project import Project, Running
 
-Stage = Callable[[], contextlib.AbstractContextManager[Running]]
 PHASES = ("base", "unpack", "layer", "export", "smoke", "publish")
 # An hour's work for mksquashfs, but for the signal.
 SLOW_TO_PACK = "head -c 40000000 /dev/urandom > /root/noise"
@@ -97,7 +96,7 @@ def test_signal_leaves_no_process_mount_or_file(
     with stages.reached(phase) as running:
         family = Family(running.pid)
         running.send(number)
-        running.end().expect(code, f"stopped by {number.name}; nothing was published")
+        running.end().expect(code, f"stopped by {number.name}", "nothing was published")
         leaves_nothing(stages.project, family)
 
 
@@ -126,12 +125,12 @@ def test_what_a_kill_leaves_is_reaped_by_the_next_run(stages: Stages, phase: str
         running.send(signal.SIGKILL)
         assert running.end().code == -signal.SIGKILL
         family.assert_ended()
-        assert traces(project.root) == []
         [left] = project.workspaces()
         project.nothing_published()
     done = project.run("gc", "--json").expect(0)
     assert done.events("result")[0]["removed"] == [left]
     assert project.workspaces() == []
+    assert traces(project.root) == []
 
 
 def test_the_next_build_reaps_the_dead_and_neither_the_living_nor_the_kept(
@@ -193,8 +192,20 @@ def test_a_signal_after_the_rename_does_not_claim_that_nothing_was_published(pro
     assert project.workspaces() == []
 
 
-def test_a_signal_to_a_command_that_only_reads(project: Project, mirror: Mirror) -> None:
-    project.site("stuck", mirrors={"debian": mirror.url})
-    project.manifest("x", [{"run": "true"}])
-    project.run("plan", "x").expect(0)
-    assert not project.work.exists()
+def test_a_signal_ends_a_shell_and_what_runs_in_it(project: Project) -> None:
+    project.manifest("x")
+    project.build("x")
+    argv = [str(project.invoke), "shell", "x"]
+    with subprocess.Popen(
+        argv, env=dict(project.environ), cwd=project.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as shell:
+        assert shell.stdin and shell.stdout
+        shell.stdin.write(b"echo ready; sleep 1013\n")
+        shell.stdin.flush()
+        assert shell.stdout.readline() == b"ready\n"
+        family = Family(shell.pid)
+        shell.send_signal(signal.SIGTERM)
+        assert shell.wait() == 143
+    family.assert_ended()
+    assert traces(project.root) == []
+    assert project.workspaces() == []
