@@ -18,7 +18,11 @@ from kiln.errors import BaseError
 from kiln.runtime.contract import Output
 from kiln.runtime.sandbox import SCRATCH, as_root
 
-KEYRINGS = Path("/usr/share/keyrings")
+# Debian's comes with Kiln (debian-archive-keyring 2023.3+deb12u2): Ubuntu 22.04 has one older than bookworm.
+KEYRINGS = {
+    "debian": Path(__file__).parent / "keyrings/debian-archive-keyring.gpg",
+    "ubuntu": Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg"),
+}
 PUBLIC = {"debian": "http://deb.debian.org/debian", "ubuntu": "http://archive.ubuntu.com/ubuntu"}
 COMPONENTS = {"debian": "main", "ubuntu": "main universe"}
 VARIANT = "apt"
@@ -36,6 +40,7 @@ class Suite:
     name: str
     mirror: str
     public: str
+    keyring: Path
     sources: tuple[str, ...]
     digest: str
     epoch: int
@@ -63,7 +68,6 @@ def _suite(name: str, distribution: str, mirror: str, release: bytes, fetch: Fet
     for place, part in ((mirror, f"{name}-updates"), (security, f"{name}-security")):
         if (text := fetch(_release(place, part))) is not None:
             parts.append((place, part, text))
-    signed = f"[signed-by={KEYRINGS}/{distribution}-archive-keyring.gpg]"
     components = COMPONENTS[distribution]
     digest = hashlib.sha256(VARIANT.encode())
     for _, _, text in parts:
@@ -72,7 +76,8 @@ def _suite(name: str, distribution: str, mirror: str, release: bytes, fetch: Fet
         name,
         mirror,
         PUBLIC[distribution],
-        tuple(f"deb {signed} {place} {part} {components}" for place, part, _ in parts),
+        KEYRINGS[distribution],
+        tuple(f"deb {place} {part} {components}" for place, part, _ in parts),
         f"sha256:{digest.hexdigest()}",
         max(_date(text) for _, _, text in parts),
     )
@@ -97,11 +102,10 @@ def _date(release: bytes) -> int:
 def make(suite: Suite, tree: Path, env: Mapping[str, str], output: Output) -> None:
     """Make the suite's tree in the new folder `tree`. `env` reaches mmdebstrap and apt (proxies, CA)."""
     tree.mkdir(parents=True)
-    keyring = suite.sources[0].partition("signed-by=")[2].partition("]")[0]
-    if not Path(keyring).exists():
+    if not suite.keyring.exists():
         raise BaseError(
-            f"{keyring} is missing: the mirror's signatures can't be checked",
-            f"run: apt-get install {Path(keyring).stem}",
+            f"{suite.keyring} is missing: the mirror's signatures can't be checked",
+            "on Ubuntu: apt-get install ubuntu-keyring; elsewhere copy that file from an Ubuntu machine",
         )
     argv = [
         "mmdebstrap",
@@ -112,7 +116,8 @@ def make(suite: Suite, tree: Path, env: Mapping[str, str], output: Output) -> No
         '--aptopt=APT::Sandbox::User "root"',
         # A tree that a power cut damages is made again: dpkg need not wait for the disk.
         "--dpkgopt=force-unsafe-io",
-        f"--include={Path(keyring).stem},ca-certificates",
+        f"--keyring={suite.keyring}",
+        "--include=ca-certificates",
         suite.name,
         str(tree),
         *suite.sources,

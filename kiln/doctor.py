@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kiln import debootstrap
 from kiln.context import Context
 from kiln.errors import EnvironmentMissing, KilnError
 from kiln.files import free_bytes
@@ -112,15 +113,11 @@ def uv(context: Context) -> Check:
     return Check("uv (static)", MISSING, f"no {context.uv}", purpose, "rm -rf .venv && ./bootstrap doctor")
 
 
-def keyring(distribution: str, optional: bool) -> Check:
-    package = f"{distribution}-archive-keyring" if distribution == "debian" else "ubuntu-keyring"
-    path = Path(f"/usr/share/keyrings/{distribution}-archive-keyring.gpg")
-    purpose = f"checking the signatures of {distribution.capitalize()} suites for debootstrap: bases"
+def ubuntu_keyring(_: Context) -> Check:
+    path, purpose = debootstrap.KEYRINGS["ubuntu"], "debootstrap: bases of Ubuntu's suites"
     if path.exists():
         return Check(path.name, OK, str(path), purpose)
-    return Check(
-        path.name, WARNING if optional else MISSING, "not installed", purpose, f"apt-get install {package}"
-    )
+    return Check(path.name, WARNING, "not installed", purpose, f"copy {path} from an Ubuntu machine")
 
 
 def folder(name: str, path: Path, purpose: str, writable: bool = True) -> Check:
@@ -295,8 +292,7 @@ def examine(context: Context) -> list[Check]:
         tool(context, "bwrap", "bubblewrap", "the embedded runtime, and unpacking bases"),
         tool(context, "setpriv", "util-linux", "ending children when Kiln is killed", optional=True),
         tool(context, "mmdebstrap", "mmdebstrap", "debootstrap: bases", optional=True),
-        keyring("debian", optional=True),
-        keyring("ubuntu", optional=True),
+        ubuntu_keyring(context),
         *(check(context) for check in simple),
         folder("images", site.images, "published images", writable=False),
         folder("cache", site.cache, "downloads, logs, work"),

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
@@ -23,7 +23,6 @@ INVOKE = Path(sys.executable).parent / "invoke"
 # The caller's own settings must not decide what a test sees.
 FOREIGN = ("KILN_", "PYTHON", "ENROOT_", "XDG_", "PBS_", "SLURM_", "VIRTUAL_ENV", "PYTEST_")
 LIMIT_SECONDS = 300
-Layers = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,10 @@ class Running:
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path, live: str) -> None:
         self.live, self._lines = live, list[str]()
         self._other = (cwd / f".{live}-{len(os.listdir(cwd))}").open("w+")
-        streams: dict[str, IO[str] | int] = {"stdout": self._other, "stderr": self._other}
-        streams[live] = subprocess.PIPE
+        followed = {"stdout": live == "stdout", "stderr": live == "stderr"}
+        out, err = (subprocess.PIPE if followed[name] else self._other for name in ("stdout", "stderr"))
         self.process = subprocess.Popen(
-            argv, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, text=True, **streams
+            argv, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=err, text=True
         )
         stream = self.process.stdout if live == "stdout" else self.process.stderr
         assert stream
@@ -120,7 +119,7 @@ class Project:
     def store(self) -> Store:
         return Store(self.images)
 
-    def manifest(self, name: str, layers: Layers = (), base: str = "", **more: Any) -> str:
+    def manifest(self, name: str, layers: Sequence[object] = (), base: str = "", **more: Any) -> str:
         """Write a manifest; its base is the small one, where none is named. Returns the name."""
         data = {
             "format": 1,

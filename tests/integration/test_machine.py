@@ -115,7 +115,8 @@ def test_unknown_image_names_the_nearest(project: Project) -> None:
 
 
 def test_all_mistakes_of_a_manifest_are_told_at_once_with_their_places(project: Project) -> None:
-    text = "format: 1\nname: y\nbase: debootstrap:bookworm\nenv: {A: no}\nlayers:\n  - apt: ['a; rm -rf /']\n  - rnu: x\n"
+    text = "format: 1\nname: y\nbase: debootstrap:bookworm\nenv: {A: no}\n"
+    text += "layers:\n  - apt: ['a; rm -rf /']\n  - rnu: x\n"
     project.file("x.yaml", text.encode())
     done = project.run("build", "x")
     done.expect(3, "x.yaml:2:7", "x.yaml:4:10", "x.yaml:6:", "x.yaml:7:", "run", "^")

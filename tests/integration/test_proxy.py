@@ -1,4 +1,4 @@
-"""A build behind a proxy that wants a password: everything goes through it, and the password shows nowhere."""
+"""A build behind a proxy that wants a password: all goes through it, and the password shows nowhere."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def test_a_suite_with_all_its_parts() -> None:
         f"{DEBIAN}-security/dists/bookworm-security/InRelease": release(),
     }
     suite = debootstrap.find("bookworm", {}, there.get)
-    assert [line.split("] ")[1] for line in suite.sources] == [
+    assert [line.removeprefix("deb ") for line in suite.sources] == [
         f"{DEBIAN} bookworm main",
         f"{DEBIAN} bookworm-updates main",
         f"{DEBIAN}-security bookworm-security main",
@@ -35,7 +35,7 @@ def test_a_suite_without_parts_and_of_the_other_distribution() -> None:
     there = {f"{UBUNTU}/dists/noble/InRelease": release()}
     suite = debootstrap.find("noble", {}, there.get)
     assert len(suite.sources) == 1
-    assert "ubuntu-archive-keyring.gpg" in suite.sources[0]
+    assert suite.keyring.name == "ubuntu-archive-keyring.gpg"
     assert suite.sources[0].endswith("noble main universe")
 
 

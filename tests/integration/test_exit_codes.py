@@ -1,0 +1,55 @@
+"""Every documented exit code, and the test that produces it: a new one without a test fails here."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from kiln.errors import catalogue
+from tests.integration.project import CHECKOUT
+
+TESTS = CHECKOUT / "tests"
+HERE = "integration"
+PRODUCED = {
+    # Kiln's own failure is a bug: no test can hold on to one. A program's, which shares the code, is.
+    "error": "unit/test_run.py",
+    "command": "unit/test_run.py",
+    "usage": f"{HERE}/test_machine.py::test_unknown_image_names_the_nearest",
+    "manifest": f"{HERE}/test_machine.py::test_all_mistakes_of_a_manifest_are_told_at_once_with_their_places",
+    "environment": f"{HERE}/test_machine.py::test_machine_without_user_namespaces_is_told_the_remedy",
+    "base": f"{HERE}/test_machine.py::test_missing_base_file_is_told_with_its_place",
+    "layer": f"{HERE}/test_layers.py::test_failing_layer_tells_the_whole_story",
+    "runtime": f"{HERE}/test_machine.py::test_base_without_a_shell_is_the_runtimes_failure_not_the_layers",
+    "space": f"{HERE}/test_layers.py::test_layer_that_fills_the_disk_is_a_matter_of_space",
+    "export": f"{HERE}/test_machine.py::test_truncated_base_is_told_with_its_sizes",
+    "smoke": f"{HERE}/test_smoke_hooks.py::"
+    "test_failing_required_hook_publishes_nothing_and_leaves_a_way_back_in",
+    "store": f"{HERE}/test_store_days.py::test_read_only_images_root_is_told_before_any_work",
+    # The program waits ten minutes before it says so.
+    "busy": "unit/test_files.py",
+    "interrupted": f"{HERE}/test_signals.py::test_signal_leaves_no_process_mount_or_file",
+}
+
+
+def test_every_documented_failure_has_a_test() -> None:
+    assert set(PRODUCED) >= {kind.id for kind in catalogue()}
+
+
+@pytest.mark.parametrize("place", sorted(PRODUCED.values()))
+def test_the_named_test_is_there(place: str) -> None:
+    path, _, name = place.partition("::")
+    tree = ast.parse(Path(TESTS, path).read_text())
+    assert not name or name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_no_two_failures_share_a_code_but_the_first() -> None:
+    codes = [kind.exit_code for kind in catalogue() if kind.exit_code != 1]
+    assert len(codes) == len(set(codes))
+
+
+def test_the_readme_has_the_same_codes() -> None:
+    readme = (CHECKOUT / "README.md").read_text()
+    for kind in catalogue():
+        assert f"| {kind.exit_code} | {kind.id} | {kind.meaning} |" in readme
