@@ -135,6 +135,13 @@ def _own_name(text: str, info: ValidationInfo) -> str:
     return text
 
 
+def _plain_folder(text: str) -> str:
+    # enroot's /etc/rc has it in double quotes, where a shell reads more than a path into these.
+    if re.search(r'[$`"\\]', text):
+        raise Mistake(f"{quote(text)} has a character that a shell would read", 'leave out $ ` " and \\')
+    return text
+
+
 def _fstab_line(text: str) -> str:
     if not 2 <= len(one_line(text).split()) <= 6 or text.lstrip().startswith("#"):
         raise Mistake(f"{quote(text)} is not a line of fstab", "write SOURCE TARGET [TYPE [OPTIONS [0 [0]]]]")
@@ -202,7 +209,9 @@ class Manifest(Model):
         default={},
         description="Variables that the image sets. `${NAME}` is one that the base or an earlier line sets.",
     )
-    workdir: ImagePath | None = Field(default=None, description="The folder in which the image starts.")
+    workdir: Annotated[ImagePath, AfterValidator(_plain_folder)] | None = Field(
+        default=None, description="The folder in which the image starts."
+    )
     entrypoint: tuple[str, ...] | None = Field(
         default=None,
         description="What the image starts, in place of the base's: a list of words, not a line of shell.",
