@@ -60,7 +60,7 @@ class LayerError(KilnError):
 class RuntimeFailure(KilnError):
     id = "runtime"
     exit_code = 7
-    meaning = "enroot or the embedded runtime failed, not the layer's commands"
+    meaning = "enroot, the embedded runtime or a tool of theirs failed, not the layer's commands"
 
 
 class SpaceError(KilnError):

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from kiln.errors import EnvironmentMissing, KilnError
+from kiln.errors import EnvironmentMissing, RuntimeFailure
 
 HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TERM", "XDG_RUNTIME_DIR")
@@ -33,12 +33,8 @@ LINE_LIMIT = 4096
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class CommandFailed(KilnError):
+class CommandFailed(RuntimeFailure):
     """A program exited with something other than 0, or was killed."""
-
-    id = "command"
-    exit_code = 1
-    meaning = "a program that Kiln started failed (the message names it)"
 
     def __init__(self, result: Result, hint: str = "") -> None:
         super().__init__(f"{result.what}: {result.outcome()}", hint, result.tail(15))

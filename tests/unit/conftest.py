@@ -53,6 +53,8 @@ def put(store: Store, image: Path, tmp_path: Path) -> Publisher:
 
     def put(name: str, smoke: tuple[str, ...] = ("passed",), label: str = "1.0") -> tuple[Record, str]:
         finished = tmp_path / f"{name}.sqsh"
+        # The one before is published: it is the same file under two names.
+        finished.unlink(missing_ok=True)
         finished.write_bytes(image.read_bytes())
         results = tuple(SmokeResult("hook", (), state, True, 0.1) for state in smoke)
         digest = f"sha256:{files.sha256_file(finished)}"
