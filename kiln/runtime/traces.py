@@ -12,8 +12,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import select
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from kiln.errors import RuntimeFailure
 
 LOCK = ".lock"
 APT_FILE = "etc/apt/apt.conf.d/enroot"
-POLL_SECONDS = 0.05
+END_SECONDS = 1.0
 APT_TEXT = b'APT::Sandbox::User "root";\n'
 MOUNTED = (
     "dev", "proc", "sys", "tmp", "var/run", "var/lock",
@@ -99,8 +99,17 @@ def end_processes(tree: Path) -> None:
             return
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(POLL_SECONDS)
+                _kill(pid)
+
+
+def _kill(pid: int) -> None:
+    """Kill a process, and wait a bounded time until the kernel says that it has ended."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        select.select([descriptor], [], [], END_SECONDS)
+    finally:
+        os.close(descriptor)
 
 
 def pwd_home() -> str:

@@ -6,7 +6,6 @@ import os
 import stat
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -215,20 +214,21 @@ def test_lines_come_as_they_are_written(bench: Bench, tmp_path: Path) -> None:
 
 def test_no_value_shows_in_the_list_of_processes(bench: Bench) -> None:
     seen: list[bytes] = []
+    over = threading.Event()
 
     def watch() -> None:
-        for _ in range(40):
+        while not over.wait(0.01):
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 try:
                     seen.append(path.read_bytes())
                 except OSError:
                     continue
-            time.sleep(0.01)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     word = f"hidden{os.getpid()}value"
     assert bench.shell('echo "$PROXY"; sleep 0.3', env={"PROXY": word}).output == word
+    over.set()
     watcher.join()
     assert not [line for line in seen if word.encode() in line]
 
@@ -360,13 +360,16 @@ def test_an_image_of_one_runtime_starts_under_enroot(bench: Bench, small: Path, 
 def test_a_container_in_use_is_neither_exported_nor_removed(bench: Bench) -> None:
     if bench.kind == "embedded":
         pytest.skip("its processes end with the command that started them")
-    runner = threading.Thread(target=bench.shell, args=("sleep 3",))
+    os.mkfifo(bench.tree / "began")
+    os.mkfifo(bench.tree / "go")
+    runner = threading.Thread(target=bench.shell, args=("echo > /began; read line < /go",))
     runner.start()
-    time.sleep(1.5)
+    (bench.tree / "began").read_text()
     with pytest.raises(RuntimeFailure, match="still run"):
         bench.runtime.export("base", bench.work / "export/x.sqsh", EPOCH)
     with pytest.raises(RuntimeFailure, match="still run"):
         bench.runtime.remove("base")
+    (bench.tree / "go").write_text("\n")
     runner.join()
 
 

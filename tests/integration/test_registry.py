@@ -173,7 +173,7 @@ def test_tokens_that_end_between_requests(tmp_path: Path) -> None:
         push_image(running, "public/long", "1.0", [LOWER, UPPER])
         one = client(tmp_path)
         resolved = one.resolve(Reference(running.host, "public/long", "1.0"), "amd64")
-        # The registry sees whole seconds.
+        # Time itself is what is tested: the registry sees whole seconds.
         time.sleep(2.1)
         assert len(one.pull(resolved, tmp_path / "blobs")) == 2
         assert running.tokens is not None and len(running.tokens.requests) == 2
