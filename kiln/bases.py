@@ -126,6 +126,11 @@ def _created(config: Mapping[str, Any]) -> int:
     return max(int(moment), EARLIEST)
 
 
+def unpacker(found: Found, runtime: str) -> str:
+    """What makes the tree of a base: enroot's own unpacking loses some modes and capabilities."""
+    return "kiln" if found.suite or found.local else runtime
+
+
 @dataclass(frozen=True)
 class Maker:
     """What making a base needs: `env` is for tools of the host (proxies, CA), `blobs` for its layers."""

@@ -14,36 +14,66 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from kiln import __version__, bases, files, finish, layerrun, preflight, publish, smoke, squashfs, workspace
+from kiln import (
+    __version__,
+    assembly,
+    bases,
+    files,
+    finish,
+    layerrun,
+    preflight,
+    publish,
+    smoke,
+    squashfs,
+    workspace,
+)
 from kiln import plan as planning
+from kiln.assembly import CONTAINER, Assembly
 from kiln.context import Context
-from kiln.errors import SmokeFailure
-from kiln.plan import Plan
+from kiln.errors import SmokeFailure, UsageError
+from kiln.manifest import Manifest
+from kiln.plan import Anew, Plan, PlannedLayer, Setting
 from kiln.record import LayerRecord, Record, SmokeResult
-from kiln.runtime import choice
+from kiln.runtime import choice, gpu
 from kiln.runtime.contract import Output, Runtime
 from kiln.ui import Step, size_text
 from kiln.workspace import Workspace
 
-CONTAINER, TESTED = "build", "smoke"
+TESTED = "smoke"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a person asked for beside the image's name."""
+    """What a person asked for beside the image's name. `start` is a layer's number, 0 for none named."""
 
     runtime: str = ""
     keep: bool = False
+    no_cache: bool = False
+    start: int = 0
+
+    def anew(self, manifest: Manifest) -> Anew | None:
+        """The layers that are to be made anew. Raises `UsageError` for one that there isn't."""
+        if self.start > len(manifest.layers) or self.start < 0:
+            raise UsageError(
+                f"{manifest.name} has no layer {self.start}",
+                f"it has {len(manifest.layers)}, see: invoke plan",
+            )
+        if self.no_cache:
+            return Anew(1, "--no-cache")
+        return Anew(self.start, f"--from {self.start}") if self.start else None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A published image: its record, the channel that leads to it now, and where things are."""
+    """A published image: its record, the channel that leads to it now, and where things are.
+
+    `logs` is None where it was there already, and nothing had to be done.
+    """
 
     record: Record
     channel: str
     path: Path
-    logs: Path
+    logs: Path | None
 
     def to_data(self) -> dict[str, Any]:
         return {
@@ -51,7 +81,8 @@ class Outcome:
             "version": self.record.version,
             "channel": self.channel,
             "path": str(self.path),
-            "logs": str(self.logs),
+            "logs": str(self.logs) if self.logs else None,
+            "up_to_date": self.logs is None,
             "record": asdict(self.record),
         }
 
@@ -63,7 +94,7 @@ class Build:
     context: Context
     plan: Plan
     workspace: Workspace
-    runtime: Runtime
+    assembly: Assembly
     logs: Path
     keep: bool
     seconds: dict[str, float] = field(default_factory=dict)
@@ -76,14 +107,32 @@ class Build:
 
 
 def plan(context: Context, name: str, options: Options) -> Plan:
-    """What `build` would do; asks the base's registry or mirror, and writes nothing."""
+    """What `build` would do; asks the base's registry or mirror, and changes nothing."""
     manifest = context.load(name)
+    anew = options.anew(manifest)
     runtime = choice.resolve(options.runtime or context.site.runtime, context.environ)
     found = context.finder().find(manifest.base)
     store, site = context.store, context.site
-    return planning.make(
-        manifest, found, store.versions(name), store.folder(name), site.work, site.blobs, runtime
+    uncached = context.layer_store_refusal() or planning.too_many(manifest)
+    setting = Setting(
+        manifests=context.manifests,
+        hooks=context.hooks,
+        folder=store.folder(name),
+        work=site.work,
+        blobs=site.blobs,
+        runtime=runtime,
+        architecture=context.architecture,
+        packing=choice.packing(site),
+        unpacker=bases.unpacker(found, runtime),
+        versions=store.versions(name),
+        published=store.led_to(name),
+        store=None if uncached else context.layer_store,
+        uncached=uncached,
+        stale_after=site.layers.stale_after,
+        gpu=gpu.find(context.environ) != gpu.NOTHING,
+        anew=anew,
     )
+    return planning.make(manifest, found, setting)
 
 
 def build(context: Context, name: str, options: Options) -> Outcome:
@@ -91,18 +140,28 @@ def build(context: Context, name: str, options: Options) -> Outcome:
     started = time.monotonic()
     workspace.reap(context.site.work)
     made = plan(context, name, options)
+    if made.published and made.published.record:
+        return up_to_date(context, made.published.record)
     preflight.check(context, made)
-    with workspace.opened(context.site.work, name, context.environ) as private:
+    with contextlib.ExitStack() as ending:
+        private = ending.enter_context(workspace.opened(context.site.work, name, context.environ))
+        tree = ending.enter_context(assembly.opened(context, made, private, options.runtime))
         logs = layerrun.log_folder(context.site.logs, private.id)
-        work = Build(context, made, private, context.runtime(private, options.runtime), logs, options.keep)
+        work = Build(context, made, private, tree, logs, options.keep)
         make_base(work)
         layers = run_layers(work)
         finish_image(work)
         exported = export(work)
-        results = run_smoke(work, exported)
+        results = run_smoke(work, exported, context.runtime(private, options.runtime))
         record = describe(work, layers, exported, results, time.monotonic() - started)
         published, channel = publish_image(work, exported, record)
     return Outcome(published, channel, context.store.image(name, published.version), logs)
+
+
+def up_to_date(context: Context, record: Record) -> Outcome:
+    channels = context.store.channels(record.name)
+    channel = next(name for name, version in channels.items() if version == record.version)
+    return Outcome(record, channel, context.store.image(record.name, record.version), None)
 
 
 def make_base(work: Build) -> None:
@@ -111,47 +170,61 @@ def make_base(work: Build) -> None:
         output = Output(log, step.line, work.context.redact)
         blobs = work.context.site.blobs
         env = {**work.context.host_env(), workspace.MARK: work.workspace.id}
-        bases.Maker(work.runtime, blobs, env, output, step.progress).make(base, CONTAINER)
-        layerrun.save_identity(work.runtime.rootfs(CONTAINER), work.workspace.state)
+        plain = work.context.runtime(work.workspace, work.plan.runtime)
+        maker = bases.Maker(plain, blobs, env, output, step.progress)
+        work.assembly.base(work.plan.base_wanted, lambda container: maker.make(base, container), step)
 
 
 def run_layers(work: Build) -> tuple[LayerRecord, ...]:
+    if not work.plan.uncached:
+        work.context.layer_store.remember(work.plan.manifest.name, work.plan.inputs)
     runner = layerrun.Runner(
-        work.context, work.plan, work.workspace, work.runtime, CONTAINER, work.logs, work.keep
+        work.context, work.plan, work.workspace, work.assembly.runtime, CONTAINER, work.logs, work.keep
     )
-    done = []
-    for item in work.plan.layers:
-        title = f"layer {item.number}/{len(work.plan.layers)} {item.title}"
-        with work.step(title, f"layer {item.number}") as step:
+    return tuple(run_layer(work, runner, item) for item in work.plan.layers)
+
+
+def run_layer(work: Build, runner: layerrun.Runner, item: PlannedLayer) -> LayerRecord:
+    title = f"layer {item.number}/{len(work.plan.layers)} {item.title}"
+    with work.step(title, f"layer {item.number}") as step:
+
+        def run() -> None:
+            if not work.plan.uncached:
+                step.note(item.reason if item.lookup.entry is None else "it is made anew")
             runner.run(item, step)
-        done.append(LayerRecord(item.layer.kind, item.title, round(step.seconds, 2)))
-    return tuple(done)
+
+        before = work.assembly.layer(item, run, runner.log(item), step)
+    made = before.made if before else time.time()
+    seconds = before.seconds if before else round(step.seconds, 2)
+    return LayerRecord(item.layer.kind, item.title, seconds, item.wanted.key.digest, made, before is not None)
 
 
 def finish_image(work: Build) -> None:
     with work.step("finish", "finish"):
-        finish.finish(work.plan, work.runtime.rootfs(CONTAINER), work.workspace.state)
+        work.assembly.complete()
+        finish.finish(work.plan, work.assembly.runtime.rootfs(CONTAINER), work.workspace.state)
 
 
 def export(work: Build) -> Path:
     target = work.workspace.export / work.plan.target.name
     with work.step("export", "export") as step:
-        work.runtime.export(CONTAINER, target, work.plan.base.epoch)
+        work.assembly.runtime.export(CONTAINER, target, work.plan.base.epoch)
         squashfs.check(target)
         step.outcome = size_text(target.stat().st_size)
     # Its space is wanted for the container that is tested.
-    work.runtime.remove(CONTAINER)
+    work.assembly.release()
     return target
 
 
-def run_smoke(work: Build, exported: Path) -> tuple[SmokeResult, ...]:
+def run_smoke(work: Build, exported: Path, runtime: Runtime) -> tuple[SmokeResult, ...]:
+    """Test the exported file as a user would start it, beside the namespace in which it was made."""
     tests, context = work.plan.manifest.smoke, work.context
     if not tests:
         context.ui.warn(f"{work.plan.manifest.name} has no smoke hooks: nothing says that it works")
         return ()
     with work.step("unpack for smoke", "smoke"):
-        work.runtime.create(exported, TESTED)
-    results = smoke.run_all(work.runtime, TESTED, tests, context.hooks, work.logs, context.ui)
+        runtime.create(exported, TESTED)
+    results = smoke.run_all(runtime, TESTED, tests, context.hooks, work.logs, context.ui)
     work.seconds["smoke"] += round(sum(result.seconds for result in results), 2)
     failed = [result for result in results if result.required and result.state == "failed"]
     if failed:
@@ -189,9 +262,10 @@ def describe(
         description=manifest.description,
         maintainer=manifest.maintainer,
         seconds=round(seconds, 1),
-        runtime=f"{work.runtime.name} {work.runtime.version()}",
+        runtime=f"{work.assembly.runtime.name} {work.assembly.runtime.version()}",
         kiln=__version__,
         architecture=work.context.architecture,
+        key=work.plan.key.digest,
         env=dict(manifest.env),
         layers=layers,
         steps=dict(work.seconds),

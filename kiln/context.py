@@ -5,11 +5,13 @@ Owns the wiring of modules from a site profile. Decides nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import pwd
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +19,17 @@ from pathlib import Path
 from kiln import __version__, manifest, site, smoke
 from kiln.bases import Finder
 from kiln.errors import UsageError
+from kiln.layers.local import Local
+from kiln.layers.shared import Shared
+from kiln.layers.store import LayerStore
 from kiln.manifest import Manifest
 from kiln.registry.client import Client
 from kiln.registry.credentials import load as load_credentials
 from kiln.registry.transport import Network, Transport
 from kiln.run import Redactor, host_environment
-from kiln.runtime import choice
+from kiln.runtime import choice, namespace
 from kiln.runtime.contract import Runtime
+from kiln.runtime.namespace import HOST, Space
 from kiln.site import Site
 from kiln.store import Store
 from kiln.ui import Ui
@@ -131,8 +137,31 @@ class Context:
             env.update(self.site.ca_environment(str(self.site.ca_bundle)))
         return env
 
-    def runtime(self, workspace: Workspace, wanted: str) -> Runtime:
-        return choice.choose(wanted or self.site.runtime, self.site, workspace, self.client, self.environ)
+    def runtime(self, workspace: Workspace, wanted: str, space: Space = HOST) -> Runtime:
+        runtime = wanted or self.site.runtime
+        return choice.choose(runtime, self.site, workspace, self.client, self.environ, space)
+
+    @property
+    def layer_store(self) -> LayerStore:
+        """The caller's layer store on this node, with the site's shared tier."""
+        shared = None
+        if self.site.shared:
+            shared = Shared(self.site.shared, _uids(self.site.layers.trusted), host_environment(self.environ))
+        local = Local(self.site.trees / str(os.getuid()))
+        return LayerStore(local, shared, self.site.layers.stale_after)
+
+    def layer_store_refusal(self) -> str:
+        """Why layers can't be kept here, '' where they can; tried, not guessed."""
+        return namespace.refusal(self.site.trees, host_environment(self.environ))
+
+
+def _uids(names: Iterable[str]) -> frozenset[int]:
+    """The user ids of names and numbers; a name that nobody has here owns nothing here."""
+    found = set()
+    for name in names:
+        with contextlib.suppress(KeyError):
+            found.add(int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid)
+    return frozenset(found)
 
 
 def open_context(

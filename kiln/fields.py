@@ -106,6 +106,22 @@ def seconds(value: object) -> object:
     return value
 
 
+def age(text: str, _: ValidationInfo) -> int:
+    """A time in seconds, from text in hours or days: `12h`, `30d`."""
+    match = re.fullmatch(r"([1-9][0-9]{0,4})([hd])", text)
+    if not match:
+        raise Mistake(f"{quote(text)} is not an age", "write hours or days: 12h, 30d")
+    return int(match[1]) * {"h": 3600, "d": 86_400}[match[2]]
+
+
+def size(text: str, _: ValidationInfo) -> int:
+    """Bytes, from text in powers of ten: `500MB`, `100GB`, `2TB`."""
+    match = re.fullmatch(r"([1-9][0-9]{0,5}) ?([MGT]B)", text)
+    if not match:
+        raise Mistake(f"{quote(text)} is not a size", "write one as 500MB, 100GB or 2TB")
+    return int(match[1]) * {"MB": 10**6, "GB": 10**9, "TB": 10**12}[match[2]]
+
+
 def refuse_newer(data: object, newest: int) -> object:
     """The data of a file; Mistake when its `format` is above `newest`.
 
@@ -156,4 +172,6 @@ VariableName = Annotated[str, AfterValidator(variable_name)]
 VariableValue = Annotated[str, AfterValidator(variable_value)]
 PublicUrl = Annotated[str, AfterValidator(public_url)]
 Seconds = Annotated[int, BeforeValidator(seconds), WithJsonSchema(_TIME_SCHEMA)]
+Age = Annotated[int, Parsed(age, int, {"pattern": "^[1-9][0-9]{0,4}[hd]$"})]
+Size = Annotated[int, Parsed(size, int, {"pattern": "^[1-9][0-9]{0,5} ?[MGT]B$"})]
 HostMount = Annotated[Mount, Parsed(parse_mount, Mount, {"pattern": "^[^:]+:/[^:]*(:r[ow])?$"})]

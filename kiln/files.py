@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from kiln.errors import BusyError, SpaceError, StoreError
 
@@ -36,13 +36,18 @@ def canonical_json(data: Any) -> str:
 
 def sha256_file(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
     """The hex digest of a file; `on_bytes` gets the count of bytes read so far."""
-    digest, done = hashlib.sha256(), 0
     with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-            done += len(chunk)
-            if on_bytes:
-                on_bytes(done)
+        return sha256_stream(stream, on_bytes)
+
+
+def sha256_stream(stream: IO[bytes], on_bytes: Callable[[int], None] | None = None) -> str:
+    """The hex digest of what is left to read."""
+    digest, done = hashlib.sha256(), 0
+    while chunk := stream.read(CHUNK):
+        digest.update(chunk)
+        done += len(chunk)
+        if on_bytes:
+            on_bytes(done)
     return digest.hexdigest()
 
 
@@ -267,6 +272,29 @@ def resolve_inside(root: Path, path: str) -> PurePosixPath:
             resolved = []
         pending.extend(reversed([p for p in target.parts if p != "/"]))
     return PurePosixPath("/", *resolved)
+
+
+def leads_out(root: Path, path: str) -> bool:
+    """Whether a program of the host that opens `path` in the foreign tree `root` would leave it by a link."""
+    depth: list[str] = []
+    pending, links = list(reversed(PurePosixPath(path.strip("/")).parts)), 0
+    while pending:
+        part = pending.pop()
+        if part == "..":
+            if not depth:
+                return True
+            depth.pop()
+            continue
+        here = root.joinpath(*depth, part)
+        if not here.is_symlink():
+            depth.append(part)
+            continue
+        links += 1
+        target = os.readlink(here)
+        if links > MAX_LINKS or target.startswith("/"):
+            return True
+        pending.extend(reversed(PurePosixPath(target).parts))
+    return False
 
 
 def inside(root: Path, path: str, *, follow_last: bool = False) -> Path:

@@ -48,7 +48,7 @@ class Runner:
     def run(self, item: PlannedLayer, step: Step) -> None:
         """Raises `LayerError`, `RuntimeFailure` or `SpaceError` when the layer can't be made."""
         made = layercommand.command(item.layer, self.context.manifests, self.context.uv)
-        log_path = self.logs / f"{item.number:02}-{item.layer.kind}.log"
+        log_path = self.log(item)
         for mark in ("started", "finished"):
             (self.workspace.state / mark).unlink(missing_ok=True)
         with files.Log(log_path) as log:
@@ -62,6 +62,9 @@ class Runner:
             if self.keep:
                 keep(self.context.site.work, self.workspace, self.plan.manifest.name, item.number)
             raise self._failure(item, made, result, log_path)
+
+    def log(self, item: PlannedLayer) -> Path:
+        return self.logs / f"{item.number:02}-{item.layer.kind}.log"
 
     def _command(self, item: PlannedLayer, made: LayerCommand) -> Command:
         return Command(
@@ -147,6 +150,7 @@ def build_mounts(context: Context, plan: Plan, private: Workspace) -> tuple[Moun
 
 def save_identity(rootfs: Path, state: Path) -> None:
     """Set aside the files that a runtime rewrites at each start: layer.sh puts them back."""
+    files.remove_tree(state / "identity")
     for name in IDENTITY:
         source = files.inside(rootfs, name)
         target = state / "identity" / name

@@ -1,17 +1,25 @@
 """What a build would do, and why: a value that can be printed and tested.
 
-Pure: everything it is made from is handed in. Owns the estimate of space.
+Pure but for what it asks of the layer store: everything else it is made from is handed in. Owns the
+order of the questions and the estimate of space.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kiln.bases import Found
+from kiln.layers import key as keys
+from kiln.layers.entry import Entry
+from kiln.layers.key import Key
+from kiln.layers.store import LayerStore, Lookup, Wanted
 from kiln.manifest import Layer, Manifest
+from kiln.runtime.namespace import MOST_LOWER
+from kiln.store import Entry as Published
 from kiln.store import next_version
 
 # A layer's growth is not known before it runs; what pip and apt bring is guessed for the check of space.
@@ -27,16 +35,56 @@ PACKED_PER_UNPACKED = 0.45
 
 
 @dataclass(frozen=True)
+class Anew:
+    """What a person wants made again: the layers from number `start` on, and how that was asked for."""
+
+    start: int
+    option: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and with what an image would be built.
+
+    `store` is None where layers can't be kept, for the reason `uncached`. `published` are the versions that
+    the channels lead to, the best first; `gpu` says whether this node has one. `unpacker` names what makes
+    the base's tree. `stale_after` is seconds, None for never.
+    """
+
+    manifests: Path
+    hooks: Path
+    folder: Path
+    work: Path
+    blobs: Path
+    runtime: str
+    architecture: str
+    packing: Sequence[str]
+    unpacker: str
+    versions: Sequence[str] = ()
+    published: Sequence[Published] = ()
+    store: LayerStore | None = None
+    uncached: str = ""
+    stale_after: float | None = None
+    gpu: bool = False
+    anew: Anew | None = None
+
+
+@dataclass(frozen=True)
 class PlannedLayer:
-    """One layer and why it is run. `number` counts from 1."""
+    """One layer, what there is of it, and why it is run where it must be. `number` counts from 1."""
 
     number: int
     layer: Layer
-    reason: str
+    wanted: Wanted
+    lookup: Lookup
 
     @property
     def title(self) -> str:
         return self.layer.title
+
+    @property
+    def reason(self) -> str:
+        return self.lookup.reason
 
 
 @dataclass(frozen=True)
@@ -50,13 +98,25 @@ class Need:
 
 @dataclass(frozen=True)
 class Plan:
+    """What a build would do. `published` is a version that is already made from the same `key`."""
+
     manifest: Manifest
     base: Found
+    base_wanted: Wanted
+    base_lookup: Lookup
     layers: tuple[PlannedLayer, ...]
+    key: Key
+    published: Published | None
+    uncached: str
     version: str
     target: Path
     runtime: str
     needs: tuple[Need, ...]
+
+    @property
+    def inputs(self) -> list[Mapping[str, Any]]:
+        """The inputs of the base and the layers, lowest first."""
+        return [self.base_wanted.key.inputs, *(item.wanted.key.inputs for item in self.layers)]
 
     def to_data(self) -> dict[str, Any]:
         """The plan as plain data, for `--json`."""
@@ -65,9 +125,22 @@ class Plan:
             "version": self.version,
             "target": str(self.target),
             "runtime": self.runtime,
-            "base": {"text": self.base.base.text, "digest": self.base.digest, "download": self.base.download},
+            "key": self.key.digest,
+            "up_to_date": self.published.version if self.published else None,
+            "layer_cache": self.uncached or "on",
+            "base": {
+                "text": self.base.base.text,
+                "digest": self.base.digest,
+                "download": self.base.download,
+                **_lookup_data(self.base_wanted, self.base_lookup),
+            },
             "layers": [
-                {"number": item.number, "kind": item.layer.kind, "title": item.title, "reason": item.reason}
+                {
+                    "number": item.number,
+                    "kind": item.layer.kind,
+                    "title": item.title,
+                    **_lookup_data(item.wanted, item.lookup),
+                }
                 for item in self.layers
             ],
             "smoke": [
@@ -80,41 +153,115 @@ class Plan:
         }
 
 
-def make(
-    manifest: Manifest,
-    base: Found,
-    versions: Sequence[str],
-    folder: Path,
-    work: Path,
-    blobs: Path,
-    runtime: str,
-) -> Plan:
-    """The plan for one image. `versions` are those already published, `folder` the image's in the store."""
-    version = next_version(list(versions), base.label)
+def _lookup_data(wanted: Wanted, lookup: Lookup) -> dict[str, Any]:
+    return {"key": wanted.key.digest, "reused": lookup.entry is not None, "reason": lookup.reason}
+
+
+def make(manifest: Manifest, base: Found, setting: Setting) -> Plan:
+    """The plan for one image. Raises `ManifestError` for a source file that is gone meanwhile."""
+    wanted = [_base(base, setting), *_layers(manifest, base, setting)]
+    lookups = list(_lookups(manifest.name, wanted, setting))
     layers = tuple(
-        PlannedLayer(i, layer, "every build runs it") for i, layer in enumerate(manifest.layers, 1)
+        PlannedLayer(number, layer, wanted[number], lookups[number])
+        for number, layer in enumerate(manifest.layers, 1)
     )
+    version = next_version(list(setting.versions), base.label)
+    key = keys.of_image(wanted[-1].key.digest, manifest, base.epoch, setting.packing, setting.hooks)
     return Plan(
         manifest,
         base,
+        wanted[0],
+        lookups[0],
         layers,
+        key,
+        _up_to_date(key, layers, setting),
+        setting.uncached,
         version,
-        folder / f"{manifest.name}-{version}.sqsh",
-        runtime,
-        _needs(manifest, base, folder, work, blobs),
+        setting.folder / f"{manifest.name}-{version}.sqsh",
+        setting.runtime,
+        _needs(layers, base, lookups[0].entry, setting),
     )
 
 
-def _needs(manifest: Manifest, base: Found, folder: Path, work: Path, blobs: Path) -> tuple[Need, ...]:
-    tree = base.unpacked + sum(_growth(layer) for layer in manifest.layers)
-    packed = int(tree * PACKED_PER_UNPACKED)
-    # The finished file is unpacked once more to be tested, when the first tree is gone.
+def _base(base: Found, setting: Setting) -> Wanted:
+    return Wanted("base", keys.of_base(base.platform_digest, setting.unpacker), base.base.text)
+
+
+def _layers(manifest: Manifest, base: Found, setting: Setting) -> Iterator[Wanted]:
+    parent = _base(base, setting).key.digest
+    for number, layer in enumerate(manifest.layers, 1):
+        key = keys.of_layer(layer, parent, manifest.env, setting.manifests, setting.architecture)
+        forced = setting.anew.option if setting.anew and number >= setting.anew.start else ""
+        yield Wanted("layer", key, layer.title, keys.pinned(layer), forced)
+        parent = key.digest
+
+
+def _lookups(name: str, wanted: Sequence[Wanted], setting: Setting) -> Iterator[Lookup]:
+    """What there is for the base and each layer. Nothing fits on a layer that is yet to be made."""
+    if setting.store is None:
+        yield from (Lookup(None, f"every build makes it: {setting.uncached}") for _ in wanted)
+        return
+    before = setting.store.remembered(name)
+    parent, made_anew = "", 0
+    for number, each in enumerate(wanted):
+        same_kind = number < len(before) and before[number].get("kind") == each.key.inputs.get("kind")
+        lookup = setting.store.look(each, parent, before[number] if same_kind else None)
+        if made_anew and not lookup.reason.startswith("changed"):
+            below = "the base" if made_anew == 1 else f"layer {made_anew - 1}"
+            lookup = Lookup(None, each.forced or f"{below} below it is made anew")
+        elif lookup.entry is None or made_anew:
+            lookup = Lookup(None, lookup.reason)
+        made_anew = made_anew or (number + 1 if lookup.entry is None else 0)
+        parent = lookup.entry.id if lookup.entry else "none yet"
+        yield lookup
+
+
+def too_many(manifest: Manifest) -> str:
+    """Why an image has too many layers to be stacked, '' where it hasn't."""
+    count = len(manifest.layers)
+    return f"it has {count} layers, more than overlays take" if count >= MOST_LOWER else ""
+
+
+def _up_to_date(key: Key, layers: Sequence[PlannedLayer], setting: Setting) -> Published | None:
+    """The published version that a build would only make again."""
+    if setting.anew:
+        return None
+    for entry in setting.published:
+        record = entry.record
+        if record is None or record.key != key.digest or not _whole(entry):
+            continue
+        # A GPU that is there now can finish what was only a candidate.
+        if record.smoke_state == "incomplete" and setting.gpu:
+            continue
+        stale_after = setting.stale_after
+        made = [done.made for done, item in zip(record.layers, layers, strict=True) if not item.wanted.pinned]
+        if stale_after is None or all(time.time() - moment <= stale_after for moment in made):
+            return entry
+    return None
+
+
+def _whole(entry: Published) -> bool:
+    try:
+        return entry.record is not None and entry.path.stat().st_size == entry.record.size
+    except OSError:
+        return False
+
+
+def _needs(
+    layers: Sequence[PlannedLayer], base: Found, made: Entry | None, setting: Setting
+) -> tuple[Need, ...]:
+    kept = [item.lookup.entry.size for item in layers if item.lookup.entry] + ([made.size] if made else [])
+    new = sum(_growth(item.layer) for item in layers if not item.lookup.entry)
+    new += 0 if made else base.unpacked
+    packed = int((new + sum(kept)) * PACKED_PER_UNPACKED)
+    # The finished file is unpacked once more to be tested: without layers kept, when the first tree is gone.
+    tested = new + sum(kept) if not setting.uncached else 0
     needs = [
-        Need(work, tree + packed, "the tree and the finished file"),
-        Need(folder, packed, "the published file"),
+        Need(setting.work, new + tested + packed, "the trees and the finished file"),
+        Need(setting.folder, packed, "the published file"),
     ]
-    if base.download:
-        needs.append(Need(blobs, base.download, "the base's layers as downloaded"))
+    if base.download and not made:
+        needs.append(Need(setting.blobs, base.download, "the base's layers as downloaded"))
     return tuple(needs)
 
 

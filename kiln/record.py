@@ -19,9 +19,14 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class LayerRecord:
+    """One layer: its key, when it was made (Unix seconds), and whether an earlier build had made it."""
+
     kind: str
     title: str
     seconds: float
+    key: str = ""
+    made: float = 0.0
+    reused: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,10 @@ class SmokeResult:
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of one image. Times are ISO 8601 in UTC, sizes bytes, digests `sha256:<hex>`."""
+    """What is known of one image. Times are ISO 8601 in UTC, sizes bytes, digests `sha256:<hex>`.
+
+    `key` is the digest of all that it was made from: a build with the same one has nothing to do.
+    """
 
     name: str
     version: str
@@ -59,6 +67,7 @@ class Record:
     runtime: str = ""
     kiln: str = ""
     architecture: str = ""
+    key: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[LayerRecord, ...] = ()
     steps: Mapping[str, float] = field(default_factory=dict)
@@ -87,12 +96,17 @@ def read(path: Path) -> Record:
             raise StoreError(
                 f"{path} was written by a newer Kiln (format {data['format']})", "update this Kiln"
             )
-        known = {item.name for item in fields(Record)}
-        values: dict[str, Any] = {name: value for name, value in data.items() if name in known}
-        values["layers"] = tuple(LayerRecord(**layer) for layer in data.get("layers", ()))
+        values = _known(Record, data)
+        values["layers"] = tuple(LayerRecord(**_known(LayerRecord, item)) for item in data.get("layers", ()))
         values["smoke"] = tuple(
-            SmokeResult(**{**item, "args": tuple(item["args"])}) for item in data.get("smoke", ())
+            SmokeResult(**{**_known(SmokeResult, item), "args": tuple(item["args"])})
+            for item in data.get("smoke", ())
         )
         return Record(**values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} can't be read as a record: {error}", f"look at it: less {path}") from error
+
+
+def _known(model: type[Record | LayerRecord | SmokeResult], data: Mapping[str, Any]) -> dict[str, Any]:
+    names = {item.name for item in fields(model)}
+    return {name: value for name, value in data.items() if name in names}

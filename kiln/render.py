@@ -11,6 +11,7 @@ from rich.text import Text
 from kiln import startlines
 from kiln.build import Outcome
 from kiln.doctor import MISSING, OK, Check
+from kiln.layers.store import Lookup
 from kiln.plan import Plan
 from kiln.record import Record, SmokeResult
 from kiln.site import Site
@@ -59,12 +60,14 @@ def plan(console: Console, made: Plan) -> None:
                 else "nothing",
             ),
             ("runtime", made.runtime),
+            ("layers kept", f"no: {made.uncached}" if made.uncached else "yes"),
         ],
     )
     console.print()
-    rows = table("", "layer", "why")
+    rows = table("", "layer", "", "why")
+    rows.add_row("0", Text(f"base {base.base.text}"), *_lookup(made.base_lookup))
     for item in made.layers:
-        rows.add_row(str(item.number), Text(item.title), item.reason)
+        rows.add_row(str(item.number), Text(item.title), *_lookup(item.lookup))
     console.print(rows)
     console.print()
     rows = table("space wanted", "at", "for")
@@ -73,11 +76,27 @@ def plan(console: Console, made: Plan) -> None:
     console.print(rows)
     hooks = ", ".join(" ".join((test.hook, *test.args)) for test in made.manifest.smoke) or "none"
     console.print(Text(f"\nsmoke hooks: {hooks}"))
+    if made.published:
+        up_to_date = f"{made.manifest.name} {made.published.version} is already made from exactly this"
+        console.print(Text(f"{up_to_date}; to make it anew: invoke build {made.manifest.name} --no-cache"))
+        return
     console.print(Text(f"nothing was changed; to do it: invoke build {made.manifest.name}"))
+
+
+def _lookup(lookup: Lookup) -> tuple[Text, Text]:
+    state = Text("reused", style="green") if lookup.entry else Text("runs", style="yellow")
+    return state, Text(lookup.reason)
 
 
 def outcome(console: Console, done: Outcome, site: Site) -> None:
     record = done.record
+    if done.logs is None:
+        console.print(
+            Text(f"{record.name} {record.version} is up to date: it is made from exactly this", style="green")
+        )
+        facts(console, [("file", str(done.path)), ("channel", done.channel), ("built", record.built)])
+        console.print(Text(f"to make it anew: invoke build {record.name} --no-cache"))
+        return
     console.print(Text(f"\nPublished {record.name} {record.version}", style="bold green"))
     facts(
         console,

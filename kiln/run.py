@@ -155,6 +155,57 @@ def attach(
 
 
 @contextlib.contextmanager
+def held(
+    argv: Sequence[str | os.PathLike[str]], *, what: str, env: Mapping[str, str], timeout: float
+) -> Iterator[int]:
+    """A program that stays while the block runs; yields its process id once it has written a line.
+
+    It ends when its standard input does: with the block, or with Kiln, however that ends. `timeout` is
+    how many seconds it has to begin. Raises `CommandFailed` where it ends before, `EnvironmentMissing`
+    when there is no such program.
+    """
+    command = [os.fspath(part) for part in argv]
+    if which(command[0], env) is None:
+        raise _missing(command[0], what)
+    started = time.monotonic()
+    with contextlib.ExitStack() as ending:
+        with unbroken():
+            process = subprocess.Popen(
+                command,
+                env=dict(env),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            ending.enter_context(process)
+            ending.callback(stop, process.pid, process)
+        said = _first_line(process, timeout)
+        if process.poll() is not None or not said.endswith(b"\n"):
+            stop(process.pid, process)
+            output, seconds = said.decode("utf-8", "replace").strip(), time.monotonic() - started
+            raise CommandFailed(Result(what, tuple(command), process.returncode, output, seconds))
+        yield process.pid
+
+
+def _first_line(process: subprocess.Popen[bytes], timeout: float) -> bytes:
+    """What a program has written up to the end of its first line, or until its time was up."""
+    stream = process.stdout
+    said, deadline = b"", time.monotonic() + timeout
+    if stream is None:
+        return said
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while not said.endswith(b"\n") and selector.select(max(0.0, deadline - time.monotonic())):
+            data = os.read(stream.fileno(), LINE_LIMIT)
+            if not data:
+                process.wait()
+                break
+            said += data
+        return said
+
+
+@contextlib.contextmanager
 def unbroken() -> Iterator[None]:
     """Put signals off until the end of the block: what begins in it is whole, or can be undone."""
     came: list[int] = []

@@ -7,7 +7,9 @@ certificates and package indexes into a container:
     <cache>/v1/blobs    downloaded layers of bases, by digest     KILN_CACHE in the environment wins
     <cache>/v1/enroot   enroot's own cache
     <cache>/v1/logs     logs of builds
-    <scratch>           private folders of builds; <cache>/v1/work where a profile has no scratch
+    <scratch>/work      private folders of builds   (<cache>/v1/… where a profile has no scratch)
+    <scratch>/trees     the layer store's local tier
+    <shared>/v1         its shared tier, where a profile has one
 
 Must not make folders or look at the network. What a profile sets for building never stays in an image.
 """
@@ -27,13 +29,14 @@ from kiln import document
 from kiln.document import Mistake, Model, Number, Parsed, Reading, Switch, reading
 from kiln.errors import UsageError
 from kiln.expansion import expand
-from kiln.fields import Line, Mount, not_blank, one_line, parse_mount, refuse_newer, url
+from kiln.fields import Age, Line, Mount, Size, not_blank, one_line, parse_mount, refuse_newer, url
 from kiln.problems import did_you_mean, quote
 
 FORMAT = 1
 DEFAULT_SITE = "local"
 HINT = "sites/local.yaml is a profile with comments"
 
+DAY, GIGABYTE = 86_400, 10**9  # seconds, bytes
 _LAYOUT = "v1"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _OVERRIDES = {"images": "KILN_IMAGES", "cache": "KILN_CACHE"}
@@ -169,6 +172,30 @@ class Indexes(Model):
     extra: tuple[SiteUrl, ...] = Field(default=(), description="Further indexes.")
 
 
+class Layers(Model):
+    """The layer store: what is kept of each build for the next one."""
+
+    shared: SitePath | None = Field(
+        default=None,
+        description="The shared tier: a folder that all nodes see, such as on a parallel file system.",
+    )
+    trusted: tuple[Line, ...] = Field(
+        default=(),
+        description="Users whose bases and layers are taken from the shared tier, beside your own.",
+    )
+    stale_after: Age | None = Field(
+        default=None,
+        description="After this time (`7d`) apt, pip and uv layers that don't name exact versions run again.",
+    )
+    keep_unused: Age = Field(
+        default=30 * DAY, description="`gc` removes what no build has used for this time."
+    )
+    max_size: Size = Field(
+        default=100 * GIGABYTE,
+        description="`gc` removes the least recently used until this is enough: `100GB`.",
+    )
+
+
 class Start(Model):
     """What the lines that start an image have on this site, printed as they are."""
 
@@ -230,6 +257,7 @@ class Site(Model):
         default={}, description="Mirrors of `debian` and `ubuntu` that `debootstrap:` bases are made from."
     )
     indexes: Indexes = Field(default=Indexes(), description="Where pip and uv find packages.")
+    layers: Layers = Field(default=Layers(), description="What is kept of each build for the next one.")
     scheduler: Literal["none", "pbs", "slurm"] = Field(default="none", description="What runs jobs here.")
     pbs: Pbs | None = Field(default=None, description="For the lines of a PBS job.")
     start: Start = Field(default=Start(), description="For the lines that start an image.")
@@ -253,7 +281,20 @@ class Site(Model):
 
     @property
     def work(self) -> Path:
-        return self.scratch or self.cache / _LAYOUT / "work"
+        return self._local / "work"
+
+    @property
+    def trees(self) -> Path:
+        """In the file system of `work`: a new layer is moved from there by a rename."""
+        return self._local / "trees"
+
+    @property
+    def shared(self) -> Path | None:
+        return self.layers.shared / _LAYOUT if self.layers.shared else None
+
+    @property
+    def _local(self) -> Path:
+        return self.scratch or self.cache / _LAYOUT
 
     def proxy_environment(self) -> dict[str, str]:
         """The proxy variables, each in lower and upper case: programs differ in which they read."""

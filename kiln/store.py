@@ -112,6 +112,12 @@ class Store:
         except StoreError as error:
             return Entry(name, version, path, None, error.message)
 
+    def led_to(self, name: str) -> list[Entry]:
+        """The versions that an image's channels lead to, `current`'s first."""
+        versions, channels = set(self.versions(name)), self.channels(name)
+        wanted = [channels[channel] for channel in CHANNELS if channels.get(channel) in versions]
+        return [self.entry(name, version) for version in dict.fromkeys(wanted)]
+
     def entries(self) -> Iterator[Entry]:
         for name in self.names():
             for version in self.versions(name):

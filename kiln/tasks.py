@@ -22,7 +22,7 @@ from invoke.tasks import task
 from kiln import __version__, catalog, doctor, files, render, shell, ui, workspace
 from kiln import build as building
 from kiln.context import Context, find_root, open_context
-from kiln.errors import Interrupted, KilnError
+from kiln.errors import Interrupted, KilnError, UsageError
 from kiln.run import SIGNALS, attach, host_environment
 from kiln.selection import select
 
@@ -31,6 +31,8 @@ HELP = {
     "site": "the site profile (default: KILN_SITE, else local)",
     "images": "the images folder, in place of the site's",
     "runtime": "enroot or embedded (default: enroot where it is installed)",
+    "no_cache": "run every layer anew, whatever there is of an earlier build",
+    "from": "run this layer (its number in 'plan') and those after it anew",
     "json": "JSON lines in place of text",
 }
 
@@ -93,20 +95,22 @@ def options(*names: str) -> dict[str, str]:
     return {name: HELP[name] for name in names}
 
 
-@task(help=options("name", "site", "images", "runtime", "json"))
+@task(help=options("name", "site", "images", "runtime", "no_cache", "from", "json"))
 def plan(
     _: InvokeContext,
     name: str,
     site: str | None = None,
     images: str | None = None,
     runtime: str = "",
+    no_cache: bool = False,
+    from_: int = 0,
     json: bool = False,
 ) -> None:
     """Print what a build would do, and why; changes nothing."""
     with opened(json, site, images) as context:
 
         def work(each: str) -> None:
-            made = building.plan(context, each, building.Options(runtime))
+            made = building.plan(context, each, building.Options(runtime, False, no_cache, from_))
             context.ui.result(made.to_data(), functools.partial(render.plan, made=made))
 
         for_each(context, name, work)
@@ -114,7 +118,7 @@ def plan(
 
 @task(
     help={
-        **options("name", "site", "images", "runtime", "json"),
+        **options("name", "site", "images", "runtime", "no_cache", "from", "json"),
         "keep": "keep the workspace of a failed layer, for 'shell'",
     }
 )
@@ -125,13 +129,15 @@ def build(
     images: str | None = None,
     runtime: str = "",
     keep: bool = False,
+    no_cache: bool = False,
+    from_: int = 0,
     json: bool = False,
 ) -> None:
     """Build, smoke-test and publish an image."""
     with opened(json, site, images) as context:
 
         def work(each: str) -> None:
-            done = building.build(context, each, building.Options(runtime, keep))
+            done = building.build(context, each, building.Options(runtime, keep, no_cache, from_))
             context.ui.result(done.to_data(), functools.partial(render.outcome, done=done, site=context.site))
 
         for_each(context, name, work)
@@ -141,6 +147,7 @@ def build(
     help={
         **options("site", "images", "runtime"),
         "name": "an image whose build was kept, or a published one (NAME[:VERSION])",
+        "layer": "open the image after this layer (its number in 'plan'; 0: its base), as it was last built",
         "user": "as an ordinary user in a read-only tree, as smoke hooks run",
     }
 )
@@ -150,11 +157,17 @@ def shell_(
     site: str | None = None,
     images: str | None = None,
     runtime: str = "",
+    layer: str = "",
     user: bool = False,
 ) -> None:
     """Open a shell where a kept build stopped, else in a published image; a published one never changes."""
     with opened(False, site, images) as context:
-        code = shell.open_shell(context, name, runtime, as_root=not user)
+        if not layer:
+            code = shell.open_shell(context, name, runtime, as_root=not user)
+        elif layer.isdigit():
+            code = shell.open_at(context, name, int(layer), runtime, as_root=not user)
+        else:
+            raise UsageError(f"'{layer}' is not the number of a layer", f"see: invoke plan {name}")
     raise Exit(code=code)
 
 

@@ -8,6 +8,7 @@
       scripts/        the texts of run layers
       enroot/         enroot's runtime, temporary and configuration folders
       export/         the finished file before it is published
+      stack/          the overlay under way: lower/ (links), upper/ (what changes), work/, entries.json
 
 Owns making, finding, keeping and reaping. A folder is reaped only when its owner is provably dead:
 same host, and another boot, no such process, or a process that started at another time. What the
@@ -87,8 +88,25 @@ class Workspace:
     def export(self) -> Path:
         return self.path / "export"
 
+    @property
+    def stack(self) -> Path:
+        return self.path / "stack"
+
+    @property
+    def lower(self) -> Path:
+        return self.stack / "lower"
+
+    @property
+    def upper(self) -> Path:
+        return self.stack / "upper"
+
+    @property
+    def overlay_work(self) -> Path:
+        return self.stack / "work"
+
     def folders(self) -> tuple[Path, ...]:
-        return (self.containers, self.scratch, self.state, self.scripts, self.enroot, self.export)
+        own = (self.containers, self.scratch, self.state, self.scripts, self.enroot, self.export)
+        return (*own, self.stack)
 
     def keep(self, image: str, layer: int) -> None:
         """Mark it as kept for `image` after `layer` (counted from 1), so that nothing reaps it."""

@@ -15,6 +15,7 @@ from kiln.runtime.contract import Runtime
 from kiln.runtime.embedded import Embedded
 from kiln.runtime.enroot import Enroot
 from kiln.runtime.enrootcall import Places, Surroundings
+from kiln.runtime.namespace import HOST, Space
 from kiln.site import Site
 from kiln.workspace import Workspace
 
@@ -45,12 +46,13 @@ def choose(
     workspace: Workspace,
     client: Client,
     environ: Mapping[str, str],
+    space: Space = HOST,
 ) -> Runtime:
-    """The runtime for one build."""
-    options = ("-comp", "zstd", "-Xcompression-level", str(site.squashfs.level))
+    """The runtime for one build, working in `space`."""
+    options = packing(site)
     if resolve(wanted, environ) == "embedded":
         return Embedded(
-            workspace.containers, workspace.scratch, site.blobs, client, environ, options, workspace.id
+            workspace.containers, workspace.scratch, site.blobs, client, environ, options, workspace.id, space
         )
     mirrors = {host: registry.mirror for host, registry in site.registries.items()}
     return Enroot(
@@ -59,4 +61,10 @@ def choose(
         site=Surroundings(site.proxy_environment(), site.ca_bundle, mirrors),
         options=options,
         build=workspace.id,
+        space=space,
     )
+
+
+def packing(site: Site) -> tuple[str, ...]:
+    """mksquashfs's options for images of this site."""
+    return ("-comp", "zstd", "-Xcompression-level", str(site.squashfs.level))

@@ -23,6 +23,7 @@ from kiln.run import Result, TimeLimit, attach, host_environment, run
 from kiln.runtime import environment, gpu, mark, traces
 from kiln.runtime.contract import Command, Output, Progress
 from kiln.runtime.mark import Listener
+from kiln.runtime.namespace import HOST, Space
 from kiln.runtime.sandbox import AS_ROOT, ISOLATED, Call, as_root, bind, sandboxed
 from kiln.workspace import MARK
 
@@ -46,7 +47,9 @@ class Embedded:
         environ: Mapping[str, str],
         options: tuple[str, ...],
         build: str = "",
+        space: Space = HOST,
     ) -> None:
+        self._space = space
         self._containers, self._scratch, self._blobs = containers, scratch, blobs
         self._client, self._environ, self._squash = client, environ, options
         # By this mark the next run finds what `kill -9` may have left of this one.
@@ -57,6 +60,10 @@ class Embedded:
         return result.output.strip()
 
     def rootfs(self, container: str) -> Path:
+        return self._space.view(self._place(container))
+
+    def _place(self, container: str) -> Path:
+        """Where the runtime's own programs find the tree."""
         return self._containers / container
 
     def import_base(self, resolved: Resolved, container: str, output: Output, progress: Progress) -> None:
@@ -67,9 +74,9 @@ class Embedded:
     def create(self, image: Path, container: str) -> None:
         squashfs.check(image)
         tree = self._new(container)
-        argv = ["unsquashfs", "-no-progress", "-force", "-dest", str(tree), str(image)]
+        argv = ["unsquashfs", "-no-progress", "-force", "-dest", str(self._place(container)), str(image)]
         try:
-            self._tool(argv, f"unpack {image.name}", tree.parent)
+            self._tool(argv, f"unpack {image.name}", self._containers)
         except BaseException:
             files.remove_tree(tree)
             raise
@@ -79,7 +86,7 @@ class Embedded:
         try:
             with self._call(container, command, listener.word) as call:
                 result = run(
-                    call.argv,
+                    self._space.enter(call.argv),
                     what=command.what,
                     env=self._env,
                     timeout=command.timeout,
@@ -97,13 +104,21 @@ class Embedded:
 
     def attach(self, container: str, command: Command) -> int:
         with self._call(container, command, "") as call:
-            return attach(call.argv, what=command.what, env=self._env, pass_fds=call.descriptors)
+            return attach(
+                self._space.enter(call.argv), what=command.what, env=self._env, pass_fds=call.descriptors
+            )
 
     def export(self, container: str, target: Path, epoch: int) -> None:
         tree = self.rootfs(container)
         if target.exists():
             raise RuntimeFailure(f"cannot export to {target}: it exists already")
-        argv = ["mksquashfs", str(tree), str(target), *squashfs.arguments(self._squash), *_left_out(tree)]
+        argv = [
+            "mksquashfs",
+            str(self._place(container)),
+            str(target),
+            *squashfs.arguments(self._squash),
+            *_left_out(tree),
+        ]
         self._tool(argv, f"write {target.name}", target.parent, epoch)
 
     def remove(self, container: str) -> None:
@@ -121,7 +136,9 @@ class Embedded:
 
     def _tool(self, argv: Sequence[str], what: str, writable: Path, epoch: int | None = None) -> None:
         env = self._env if epoch is None else {**self._env, "SOURCE_DATE_EPOCH": str(epoch)}
-        result = as_root(argv, what=what, writable=[writable], env=env, timeout=TOOL_SECONDS)
+        result = as_root(
+            argv, what=what, writable=[writable], env=env, timeout=TOOL_SECONDS, space=self._space
+        )
         if result.returncode != 0:
             raise RuntimeFailure(f"{what}: {result.outcome()}", "run: invoke doctor", result.tail(15))
 
@@ -140,7 +157,15 @@ class Embedded:
         argv = ("/bin/sh", *shell, *command.argv)
         targets = [mount.target for mount in command.mounts]
         with traces.mount_points(tree, targets), _mount_points(tree) as placed:
-            options += ["--bind", str(tree), "/", "--dev", placed["/dev"], "--proc", placed["/proc"]]
+            options += [
+                "--bind",
+                str(self._place(container)),
+                "/",
+                "--dev",
+                placed["/dev"],
+                "--proc",
+                placed["/proc"],
+            ]
             options += ["--ro-bind", "/sys", placed["/sys"], "--bind", str(self._scratch), placed["/tmp"]]
             options += ["--tmpfs", placed["/run"]]
             for name in HOST_FILES:

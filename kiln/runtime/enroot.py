@@ -27,6 +27,7 @@ from kiln.runtime import enrootcall, enrootwords, environment, mark, traces
 from kiln.runtime.contract import Command, Output, Progress
 from kiln.runtime.enrootcall import Places, Surroundings
 from kiln.runtime.mark import Listener
+from kiln.runtime.namespace import HOST, Space
 
 OLDEST = (3, 4)
 FIRST_WITH_ZSTD_LAYERS = (4, 0)
@@ -49,7 +50,9 @@ class Enroot:
         site: Surroundings | None = None,
         options: tuple[str, ...] = (),
         build: str = "",
+        space: Space = HOST,
     ) -> None:
+        self._space = space
         self._places, self._environ, self._site = places, environ, site or Surroundings()
         self._options, self._build = options or squashfs.DEFAULT_OPTIONS, build
 
@@ -57,7 +60,7 @@ class Enroot:
         return _dotted(self._version)
 
     def rootfs(self, container: str) -> Path:
-        return self._places.containers / container
+        return self._space.view(self._places.containers / container)
 
     def import_base(self, resolved: Resolved, container: str, output: Output, progress: Progress) -> None:
         if resolved.reference is None:
@@ -96,7 +99,7 @@ class Enroot:
         try:
             with self._started(container, command, listener.word) as (argv, env):
                 result = run(
-                    argv,
+                    self._space.enter(argv, self._places.private),
                     what=command.what,
                     env=env,
                     timeout=command.timeout,
@@ -117,7 +120,7 @@ class Enroot:
         with self._started(container, command, "") as (argv, env):
             # enroot takes a squashfs file of the container's name in the current folder for the container.
             here = ["sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", str(self._places.private)]
-            return attach([*here, *argv], what=command.what, env=env)
+            return attach(self._space.enter([*here, *argv]), what=command.what, env=env)
 
     def export(self, container: str, target: Path, epoch: int) -> None:
         tree = self._existing(container)
@@ -255,9 +258,9 @@ class Enroot:
         on_line: Callable[[str], None] | None = None,
     ) -> Result:
         env = {**self._settings(), **(extra or {})}
-        return run(
-            argv, what=what, env=env, timeout=timeout, check=False, cwd=self._places.private, on_line=on_line
-        )
+        private = self._places.private
+        line = self._space.enter(argv, private)
+        return run(line, what=what, env=env, timeout=timeout, check=False, cwd=private, on_line=on_line)
 
     def _settings(self) -> dict[str, str]:
         self._places.check()

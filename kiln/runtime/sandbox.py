@@ -18,6 +18,7 @@ from kiln.manifest import Mount
 from kiln.run import Result, run, which
 from kiln.runtime import orphans, seccomp
 from kiln.runtime.contract import Output
+from kiln.runtime.namespace import HOST, Space
 
 ISOLATED = (
     "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts",
@@ -88,7 +89,7 @@ def _memory_file(data: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
-def as_root(
+def as_root(  # noqa: PLR0913 # a command has this many sides
     argv: Sequence[str],
     *,
     what: str,
@@ -96,14 +97,19 @@ def as_root(
     env: Mapping[str, str],
     timeout: float,
     output: Output = Output(),  # noqa: B008 # frozen
+    fake_root: bool = True,
+    pass_fds: Sequence[int] = (),
+    space: Space = HOST,
 ) -> Result:
-    """Run a tool of the host as fake root, with nothing but `writable` to write to; `timeout` in seconds.
+    """Run a tool of the host as root of a namespace, with nothing but `writable` to write to.
 
-    The result has its exit code, also when that isn't 0. Raises `SpaceError` where the disk was full.
+    `timeout` is in seconds. With `fake_root`, what a namespace doesn't let its root do (owners, devices)
+    seems to work, and isn't done; whiteouts can be made without only. The result has its exit code, also
+    when that isn't 0. Raises `SpaceError` where the disk was full.
     """
-    with sandboxed(_host_tools(writable), argv, env, fake_root=True) as call:
+    with sandboxed(_host_tools(writable), argv, env, fake_root=fake_root) as call:
         result = run(
-            call.argv,
+            space.enter(call.argv),
             what=what,
             env=env,
             timeout=timeout,
@@ -111,7 +117,7 @@ def as_root(
             log=output.log,
             on_line=output.on_line,
             redact=output.redact,
-            pass_fds=call.descriptors,
+            pass_fds=(*call.descriptors, *pass_fds),
         )
     if result.returncode != 0 and result.disk_full:
         raise SpaceError(

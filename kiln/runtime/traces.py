@@ -22,6 +22,7 @@ from kiln.errors import RuntimeFailure
 
 LOCK = ".lock"
 APT_FILE = "etc/apt/apt.conf.d/enroot"
+ROOT_HOME = "/root"
 END_SECONDS = 1.0
 APT_TEXT = b'APT::Sandbox::User "root";\n'
 MOUNTED = (
@@ -37,10 +38,8 @@ FOLLOWED = (
 
 def guard(tree: Path) -> None:
     """Raise `RuntimeFailure` for a tree that would have enroot touch files outside of it."""
-    real = Path(os.path.realpath(tree))
     for name in (*FOLLOWED, *(path.strip("/") for path in _host_paths())):
-        here = tree / name
-        if (name == LOCK and here.is_symlink()) or not Path(os.path.realpath(here)).is_relative_to(real):
+        if (name == LOCK and (tree / name).is_symlink()) or files.leads_out(tree, name):
             raise RuntimeFailure(
                 f"/{name} in the container {tree.name} leads out of it by a link, which enroot would follow",
                 "mend the image, or build with: --runtime embedded",
@@ -62,14 +61,14 @@ def mount_points(tree: Path, targets: Sequence[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def taken_away(tree: Path, targets: Sequence[str]) -> Iterator[None]:
     """Remove after the block what a start with mounts at `targets` made in the tree for itself."""
-    home, zone = (tree / path.strip("/") for path in (pwd_home(), _zone()))
-    skeleton = _skeleton(tree)
-    homeless, zoneless = not os.path.lexists(home), not os.path.lexists(zone)
+    zone = tree / _zone().strip("/")
+    skeleton, zoneless = _skeleton(tree), not os.path.lexists(zone)
+    homeless = [home for home in (tree / path.strip("/") for path in _homes()) if not os.path.lexists(home)]
     with mount_points(tree, (LOCK, APT_FILE, *MOUNTED, *_host_paths(), *targets)):
         try:
             yield
         finally:
-            if homeless:
+            for home in homeless:
                 _remove_skeleton(home, skeleton)
             if zoneless:
                 _remove_zone(zone)
@@ -120,9 +119,14 @@ def pwd_home() -> str:
         return "/"
 
 
+def _homes() -> list[str]:
+    """The homes that enroot may make: the caller's, and root's, as whom it runs in a namespace of Kiln's."""
+    return [path for path in dict.fromkeys((pwd_home(), ROOT_HOME)) if path not in ("", "/")]
+
+
 def _host_paths() -> list[str]:
     """Places that depend on the host: its time zone's file, the caller's home."""
-    return [path for path in (pwd_home(), _zone()) if path not in ("", "/")]
+    return [*_homes(), *([zone] if (zone := _zone()) else [])]
 
 
 def _zone() -> str:

@@ -1,0 +1,1 @@
+"""The layer store: what was made once, by the key of what it was made from."""

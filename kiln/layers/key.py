@@ -1,0 +1,139 @@
+"""Keys: the digest of everything that decides what a base, a layer or an image will be.
+
+Owns what goes into a key and what stays out of it, and tells two sets of inputs apart in words. A key
+is the sha256 of canonical JSON, in hex, and is known before anything runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kiln import files
+from kiln.layercommand import SCRIPTS
+from kiln.manifest import AptLayer, CopyLayer, Layer, Manifest, PipLayer, RunLayer, SmokeTest, UvLayer
+
+FORMAT = 1
+MOST_NAMED = 3
+DECLARED = {"workdir", "entrypoint", "command", "fstab", "description", "maintainer"}
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key, and the inputs that it is the digest of."""
+
+    digest: str
+    inputs: Mapping[str, Any]
+
+
+def of(inputs: Mapping[str, Any]) -> Key:
+    text = files.canonical_json({"format": FORMAT, **inputs})
+    return Key(hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest(), inputs)
+
+
+def of_base(digest: str, made_by: str) -> Key:
+    """The key of a base's tree; `made_by` names what unpacks it, since trees differ with it."""
+    return of({"base": digest, "tool": made_by})
+
+
+def of_layer(layer: Layer, parent: str, env: Mapping[str, str], folder: Path, architecture: str) -> Key:
+    """The key of one layer on the parent's key; `folder` is the manifest's.
+
+    Left out, since they say how to reach things and not what to install: proxies, CA, indexes and mounts of
+    the site, package caches, and the time limit. The version of uv too: an update of Kiln would make
+    every uv layer anew.
+    """
+    said = layer.model_dump(mode="json", exclude={"timeout"})
+    return of(
+        {
+            "parent": parent,
+            "kind": layer.kind,
+            "tool": _scripts(layer.kind),
+            **said,
+            "files": {name: files.sha256_path(folder / name) for name in _sources(layer)},
+            # Each may refer to those before it.
+            "env": list(env.items()),
+            "architecture": architecture,
+        }
+    )
+
+
+def of_image(top: str, manifest: Manifest, epoch: int, packing: Sequence[str], hooks: Path) -> Key:
+    """The key of a finished image on the key of its last layer: what is declared, packed and tested.
+
+    A hook that changed makes another image: how it was tested is part of what is published.
+    """
+    declared = manifest.model_dump(mode="json", include=DECLARED)
+    return of(
+        {
+            "parent": top,
+            **declared,
+            "base": manifest.base.text,
+            "env": list(manifest.env.items()),
+            "epoch": epoch,
+            "packing": list(packing),
+            "smoke": [_smoke(test, hooks) for test in manifest.smoke],
+        }
+    )
+
+
+def pinned(layer: Layer) -> bool:
+    """Whether a layer says exactly what it installs: else time alone can change it."""
+    if isinstance(layer, AptLayer):
+        return not layer.upgrade and all("=" in package for package in layer.packages)
+    if isinstance(layer, PipLayer | UvLayer):
+        upgrade = isinstance(layer, PipLayer) and layer.upgrade_pip
+        exact = all("==" in package or " @ " in package for package in layer.packages)
+        return exact and not upgrade and not layer.requirements
+    return True
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two sets of inputs, in a few words; '' where nothing does."""
+    names = [name for name in (*now, *(key for key in before if key not in now)) if name != "parent"]
+    said = [
+        _change(name, before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)
+    ]
+    return ", ".join(said)
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    if name == "tool":
+        return "Kiln's own way of making it"
+    if name == "env":
+        before, now = dict(before or ()), dict(now or ())
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = [key for key in dict.fromkeys((*before, *now)) if before.get(key) != now.get(key)]
+        return f"{name} {_few(keys)}"
+    if isinstance(before, list) and isinstance(now, list) and all(isinstance(x, str) for x in before + now):
+        added = [f"+{item}" for item in now if item not in before]
+        removed = [f"-{item}" for item in before if item not in now]
+        return f"{name} {_few(added + removed)}" if added or removed else f"the order of {name}"
+    return name
+
+
+def _few(things: Sequence[str]) -> str:
+    more = f" and {len(things) - MOST_NAMED} more" if len(things) > MOST_NAMED else ""
+    return " ".join(things[:MOST_NAMED]) + more
+
+
+def _scripts(kind: str) -> str:
+    """The digest of Kiln's scripts that run a layer of this kind."""
+    names = ["rc", "layer.sh"] + ([f"{kind}.sh"] if kind != "run" else [])
+    return hashlib.sha256(b"".join((SCRIPTS / name).read_bytes() for name in names)).hexdigest()
+
+
+def _sources(layer: Layer) -> list[str]:
+    """The files beside the manifest that a layer reads."""
+    if isinstance(layer, CopyLayer):
+        return [item.source for item in layer.items]
+    if isinstance(layer, RunLayer):
+        return [layer.file] if layer.file else []
+    return list(layer.requirements) if isinstance(layer, PipLayer | UvLayer) else []
+
+
+def _smoke(test: SmokeTest, hooks: Path) -> Mapping[str, Any]:
+    return {**test.model_dump(mode="json"), "hook": test.hook, "digest": files.sha256_path(hooks / test.hook)}
