@@ -106,6 +106,8 @@ class Stacked:
             run()
             finish.restore_identity(rootfs, state)
             self._space.unmount(self._target)
+            # All whiteouts are links of one that lies there: removed later, it would change their ctime.
+            remove_tree(self._workspace.overlay_work)
             return self._workspace.upper, log
 
         return self.take(item.wanted, made, step)

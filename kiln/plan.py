@@ -32,6 +32,7 @@ LAYER_BYTES = {
 }
 SMALL_LAYER_BYTES = 60_000_000
 PACKED_PER_UNPACKED = 0.45
+NOT_MADE = "not made yet"  # the id that no entry has
 
 
 @dataclass(frozen=True)
@@ -206,13 +207,11 @@ def _lookups(name: str, wanted: Sequence[Wanted], setting: Setting) -> Iterator[
     for number, each in enumerate(wanted):
         same_kind = number < len(before) and before[number].get("kind") == each.key.inputs.get("kind")
         lookup = setting.store.look(each, parent, before[number] if same_kind else None)
-        if made_anew and not lookup.reason.startswith("changed"):
+        if made_anew and same_kind and not each.forced and not lookup.reason.startswith("changed"):
             below = "the base" if made_anew == 1 else f"layer {made_anew - 1}"
-            lookup = Lookup(None, each.forced or f"{below} below it is made anew")
-        elif lookup.entry is None or made_anew:
-            lookup = Lookup(None, lookup.reason)
+            lookup = Lookup(None, f"{below} below it is made anew")
         made_anew = made_anew or (number + 1 if lookup.entry is None else 0)
-        parent = lookup.entry.id if lookup.entry else "none yet"
+        parent = lookup.entry.id if lookup.entry else NOT_MADE
         yield lookup
 
 

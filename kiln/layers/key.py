@@ -55,7 +55,7 @@ def of_layer(layer: Layer, parent: str, env: Mapping[str, str], folder: Path, ar
             **said,
             "files": {name: files.sha256_path(folder / name) for name in _sources(layer)},
             # Each may refer to those before it.
-            "env": list(env.items()),
+            "env": [list(item) for item in env.items()],
             "architecture": architecture,
         }
     )
@@ -72,7 +72,7 @@ def of_image(top: str, manifest: Manifest, epoch: int, packing: Sequence[str], h
             "parent": top,
             **declared,
             "base": manifest.base.text,
-            "env": list(manifest.env.items()),
+            "env": [list(item) for item in manifest.env.items()],
             "epoch": epoch,
             "packing": list(packing),
             "smoke": [_smoke(test, hooks) for test in manifest.smoke],
