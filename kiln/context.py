@@ -5,13 +5,12 @@ Owns the wiring of modules from a site profile. Decides nothing.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import pwd
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -146,7 +145,10 @@ class Context:
         """The caller's layer store on this node, with the site's shared tier."""
         shared = None
         if self.site.shared:
-            shared = Shared(self.site.shared, _uids(self.site.layers.trusted), host_environment(self.environ))
+            trusted = frozenset(
+                uid for name in self.site.layers.trusted if (uid := user_id(name)) is not None
+            )
+            shared = Shared(self.site.shared, trusted, host_environment(self.environ))
         local = Local(self.site.trees / str(os.getuid()))
         return LayerStore(local, shared, self.site.layers.stale_after)
 
@@ -155,13 +157,12 @@ class Context:
         return namespace.refusal(self.site.trees, host_environment(self.environ))
 
 
-def _uids(names: Iterable[str]) -> frozenset[int]:
-    """The user ids of names and numbers; a name that nobody has here owns nothing here."""
-    found = set()
-    for name in names:
-        with contextlib.suppress(KeyError):
-            found.add(int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid)
-    return frozenset(found)
+def user_id(name: str) -> int | None:
+    """The uid of a user's name or number; None for a name that nobody has here."""
+    try:
+        return int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
 
 
 def open_context(

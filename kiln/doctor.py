@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kiln import debootstrap
-from kiln.context import Context
+from kiln.context import Context, user_id
 from kiln.errors import EnvironmentMissing, KilnError
 from kiln.files import free_bytes
 from kiln.registry.credentials import load as load_credentials
@@ -274,6 +274,38 @@ def temporary(context: Context) -> Check:
     return Check("work folder", OK, f"{context.site.work} on {kind}", purpose)
 
 
+def layer_store(context: Context) -> Check:
+    """Whether layers can be kept here: an overlay is mounted and changed."""
+    purpose, place = "reusing layers of earlier builds", context.site.trees
+    refused = context.layer_store_refusal()
+    if refused:
+        remedy = "see docs/layers.md, 'Where overlays are refused'; builds work without, and run every layer"
+        return Check("layer store", WARNING, refused, purpose, remedy)
+    try:
+        context.layer_store.local.check()
+    except KilnError as error:
+        return Check("layer store", MISSING, error.message, purpose, error.hint)
+    return Check("layer store", OK, f"overlays work in {place}", purpose)
+
+
+def shared_tier(context: Context) -> Iterator[Check]:
+    """The site's shared tier, where it has one."""
+    purpose, shared = "layers made on other nodes", context.layer_store.shared
+    if shared is None:
+        return
+    unknown = [name for name in context.site.layers.trusted if user_id(name) is None]
+    if unknown:
+        remedy = "look at 'trusted' in the site profile"
+        yield Check("trusted users", WARNING, f"nobody here is called {', '.join(unknown)}", purpose, remedy)
+    try:
+        shared.check()
+    except KilnError as error:
+        yield Check("shared tier", MISSING, error.message, purpose, error.hint)
+        return
+    use = "read and written" if shared.writable else "read only: what is built here isn't put there"
+    yield Check("shared tier", OK, f"{shared.root}, {use}", purpose)
+
+
 def examine(context: Context) -> list[Check]:
     """Every check, in the order in which a person would mend things."""
     python = ".".join(map(str, sys.version_info[:3]))
@@ -296,6 +328,8 @@ def examine(context: Context) -> list[Check]:
         *(check(context) for check in simple),
         folder("images", site.images, "published images", writable=False),
         folder("cache", site.cache, "downloads, logs, work"),
+        layer_store(context),
+        *shared_tier(context),
         *enroot(context),
     ]
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from kiln import startlines
 from kiln.build import Outcome
 from kiln.doctor import MISSING, OK, Check
+from kiln.garbage import Collected
 from kiln.layers.store import Lookup
 from kiln.plan import Plan
 from kiln.record import Record, SmokeResult
@@ -189,6 +190,21 @@ def image(console: Console, entry: Entry, channels: dict[str, str], site: Site) 
     )
     smoke(console, record.smoke)
     start(console, record, str(entry.path), site)
+
+
+def collected(console: Console, done: Collected, dry_run: bool) -> None:
+    if not done.workspaces and not done.things:
+        console.print("nothing to remove")
+        return
+    console.print(Text("would be removed:" if dry_run else "removed:", style="bold"))
+    for name in done.workspaces:
+        console.print(Text(f"build   {name}"), soft_wrap=True)
+    for each in done.things:
+        item = each.item
+        text = f"{item.kind:<7} {size_text(item.size):>9}  {item.title}  ({each.reason})  {item.path}"
+        console.print(Text(text), soft_wrap=True)
+    if done.things:
+        console.print(Text(f"{size_text(done.size)} in all"))
 
 
 def checks(console: Console, found: Sequence[Check]) -> None:

@@ -19,7 +19,7 @@ from invoke.exceptions import Exit
 from invoke.program import Program
 from invoke.tasks import task
 
-from kiln import __version__, catalog, doctor, files, render, shell, ui, workspace
+from kiln import __version__, catalog, doctor, files, garbage, render, shell, ui
 from kiln import build as building
 from kiln.context import Context, find_root, open_context
 from kiln.errors import Interrupted, KilnError, UsageError
@@ -204,16 +204,22 @@ def doctor_(_: InvokeContext, site: str | None = None, images: str | None = None
         doctor.conclude(found)
 
 
-@task(help={**options("site", "json"), "name": "only the kept builds of this image"})
-def gc(_: InvokeContext, name: str = "", site: str | None = None, json: bool = False) -> None:
-    """Remove what builds left: kept workspaces, and those of builds that were killed."""
+@task(
+    help={
+        **options("site", "json"),
+        "name": "only the kept builds of this image",
+        "dry_run": "only say what would go, and why",
+    }
+)
+def gc(
+    _: InvokeContext, name: str = "", site: str | None = None, dry_run: bool = False, json: bool = False
+) -> None:
+    """Remove kept and killed builds, and what the cache hasn't needed for long or has no room for."""
     with opened(json, site, None) as context:
-        removed = workspace.clean(context.site.work, name)
+        done = garbage.collect(context, name, dry_run=dry_run)
         context.ui.result(
-            {"removed": removed},
-            lambda console: console.print(
-                "\n".join(["removed:", *removed]) if removed else "nothing to remove"
-            ),
+            {"dry_run": dry_run, **done.to_data()},
+            functools.partial(render.collected, done=done, dry_run=dry_run),
         )
 
 

@@ -142,22 +142,31 @@ def opened(work: Path, name: str, environ: Mapping[str, str]) -> Iterator[Worksp
 
 def reap(work: Path) -> list[str]:
     """Remove the workspaces of the caller whose owners are dead; returns their ids."""
-    dead = [
-        workspace for workspace in _mine(work) if workspace.kept_for() is None and _owner_is_dead(workspace)
-    ]
-    for workspace in dead:
-        remove(workspace)
-    return [workspace.id for workspace in dead]
+    return _removed(_dead(work))
 
 
 def clean(work: Path, image: str = "") -> list[str]:
     """Remove what dead builds left, and the kept ones (of `image`, if named); returns their ids."""
-    doomed = [
-        workspace for workspace in kept(work) if not image or (workspace.kept_for() or ("",))[0] == image
-    ]
-    for workspace in doomed:
+    return _removed([*_dead(work), *_kept_for(work, image)])
+
+
+def doomed(work: Path, image: str = "") -> list[str]:
+    """The ids of what `clean` would remove."""
+    return [workspace.id for workspace in (*_dead(work), *_kept_for(work, image))]
+
+
+def _removed(workspaces: list[Workspace]) -> list[str]:
+    for workspace in workspaces:
         remove(workspace)
-    return [*reap(work), *(workspace.id for workspace in doomed)]
+    return [workspace.id for workspace in workspaces]
+
+
+def _dead(work: Path) -> list[Workspace]:
+    return [each for each in _mine(work) if each.kept_for() is None and _owner_is_dead(each)]
+
+
+def _kept_for(work: Path, image: str) -> list[Workspace]:
+    return [each for each in kept(work) if not image or (each.kept_for() or ("",))[0] == image]
 
 
 def kept(work: Path) -> list[Workspace]:

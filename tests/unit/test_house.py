@@ -35,7 +35,7 @@ LAYERS = (
     ("runtime",),
     ("layercommand", "layers", "debootstrap", "bases", "plan", "smoke", "publish", "catalog", "startlines"),
     ("context",),
-    ("doctor", "preflight", "layerrun", "finish"),
+    ("doctor", "preflight", "layerrun", "finish", "garbage"),
     ("assembly",),
     ("build",),
     ("shell", "render"),

@@ -10,7 +10,7 @@ import pytest
 from kiln import manifest, plan, preflight, smoke
 from kiln.bases import Found
 from kiln.errors import SpaceError
-from kiln.plan import Need, Plan
+from kiln.plan import Need, Plan, Setting
 
 ROOT = Path(__file__).resolve().parents[2]
 GIGABYTE = 10**9
@@ -21,8 +21,20 @@ def planned(name: str, download: int = 9 * GIGABYTE, versions: tuple[str, ...] =
     loaded = manifest.load(ROOT / f"manifests/{name}.yaml", hooks=smoke.hooks(ROOT / "hooks"))
     base = loaded.base
     found = Found(base, base.label, "sha256:1", "sha256:2", 1_700_000_000, download, int(2.4 * download))
-    place = Path("/images") / name
-    return plan.make(loaded, found, versions, place, Path("/scratch/work"), Path("/cache/blobs"), "enroot")
+    setting = Setting(
+        manifests=ROOT / "manifests",
+        hooks=ROOT / "hooks",
+        folder=Path("/images") / name,
+        work=Path("/scratch/work"),
+        blobs=Path("/cache/blobs"),
+        runtime="enroot",
+        architecture="amd64",
+        packing=(),
+        unpacker="enroot",
+        versions=versions,
+        uncached="of a test",
+    )
+    return plan.make(loaded, found, setting)
 
 
 @pytest.mark.parametrize("name", manifest.names(ROOT / "manifests"))
