@@ -159,8 +159,10 @@ def build(context: Context, name: str, options: Options) -> Outcome:
 
 
 def up_to_date(context: Context, record: Record) -> Outcome:
+    """What was published already is what a build would make."""
     channels = context.store.channels(record.name)
     channel = next(name for name, version in channels.items() if version == record.version)
+    publish.mend_catalog(context.store, record, context.ui.warn)
     return Outcome(record, channel, context.store.image(record.name, record.version), None)
 
 

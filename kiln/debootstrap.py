@@ -6,10 +6,11 @@ mmdebstrap's command line. mmdebstrap checks the signatures against the archive'
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,6 +132,7 @@ def make(suite: Suite, tree: Path, env: Mapping[str, str], output: Output) -> No
             f"mmdebstrap failed: {result.outcome()}", "look at the mirror and the proxy", result.tail(15)
         )
     _forget_this_run(tree)
+    canonical_sources(suite, tree)
 
 
 def _forget_this_run(tree: Path) -> None:
@@ -140,9 +142,23 @@ def _forget_this_run(tree: Path) -> None:
         (tree / name).unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def site_sources(suite: Suite, tree: Path) -> Iterator[None]:
+    """Have apt ask the site's mirror in the block; after it, what is kept names the public one."""
+    _replace(tree, suite.public, suite.mirror)
+    try:
+        yield
+    finally:
+        canonical_sources(suite, tree)
+
+
 def canonical_sources(suite: Suite, tree: Path) -> None:
-    """Make the finished image ask the public mirror, whatever mirror of the site it was built from."""
+    """Make the tree ask the public mirror: the site's may be reached from there alone, with its password."""
+    _replace(tree, suite.mirror, suite.public)
+
+
+def _replace(tree: Path, before: str, after: str) -> None:
     path = tree / "etc/apt/sources.list"
     text = files.read_inside(tree, "/etc/apt/sources.list")
-    if text is not None and suite.mirror != suite.public and not path.is_symlink():
-        files.write_atomic(path, text.replace(suite.mirror.encode(), suite.public.encode()))
+    if text is not None and before != after and not path.is_symlink():
+        files.write_atomic(path, text.replace(before.encode(), after.encode()))

@@ -6,13 +6,14 @@ go. What a layer is, as a command, is `kiln.layercommand`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from kiln import files, imageedit, imageformat, layercommand, workspace
+from kiln import debootstrap, files, imageedit, imageformat, layercommand, workspace
 from kiln.context import Context
 from kiln.errors import KilnError, LayerError, RuntimeFailure, SpaceError
 from kiln.layercommand import INSIDE, LAYER, STATE, TEMPORARY, LayerCommand
@@ -51,7 +52,7 @@ class Runner:
         log_path = self.log(item)
         for mark in ("started", "finished"):
             (self.workspace.state / mark).unlink(missing_ok=True)
-        with files.Log(log_path) as log:
+        with files.Log(log_path) as log, self._sources():
             try:
                 result = self.runtime.start(
                     self.container, self._command(item, made), Output(log, step.line, self.context.redact)
@@ -62,6 +63,11 @@ class Runner:
             if self.keep:
                 keep(self.context.site.work, self.workspace, self.plan.manifest.name, item.number)
             raise self._failure(item, made, result, log_path)
+
+    def _sources(self) -> contextlib.AbstractContextManager[None]:
+        suite = self.plan.base.suite
+        tree = self.runtime.rootfs(self.container)
+        return debootstrap.site_sources(suite, tree) if suite else contextlib.nullcontext()
 
     def log(self, item: PlannedLayer) -> Path:
         return self.logs / f"{item.number:02}-{item.layer.kind}.log"

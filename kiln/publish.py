@@ -163,3 +163,15 @@ def refresh_catalog(store: Store, notify: Callable[[str], None]) -> None:
             }
         text = json.dumps({"format": 1, "images": images}, indent=1, ensure_ascii=False) + "\n"
         files.write_atomic(store.catalog, text.encode())
+
+
+def mend_catalog(store: Store, record: Record, notify: Callable[[str], None]) -> None:
+    """Make the catalogue anew where a publish was killed before it could name `record`."""
+    try:
+        versions = json.loads(store.catalog.read_text())["images"][record.name]["versions"]
+        known = any(version["version"] == record.version for version in versions)
+    except (OSError, ValueError, KeyError, TypeError):
+        known = False
+    # A reader without the right to write changes nothing, and needn't.
+    if not known and os.access(store.root, os.W_OK):
+        refresh_catalog(store, notify)

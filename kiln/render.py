@@ -78,8 +78,9 @@ def plan(console: Console, made: Plan) -> None:
     hooks = ", ".join(" ".join((test.hook, *test.args)) for test in made.manifest.smoke) or "none"
     console.print(Text(f"\nsmoke hooks: {hooks}"))
     if made.published:
-        up_to_date = f"{made.manifest.name} {made.published.version} is already made from exactly this"
-        console.print(Text(f"{up_to_date}; to make it anew: invoke build {made.manifest.name} --no-cache"))
+        name, version = made.manifest.name, made.published.version
+        console.print(Text(f"{name} {version} is up to date: it is made from exactly this", style="green"))
+        console.print(Text(f"nothing was changed; to make it anew: invoke build {name} --no-cache"))
         return
     console.print(Text(f"nothing was changed; to do it: invoke build {made.manifest.name}"))
 

@@ -130,9 +130,9 @@ def test_layer_that_fills_the_disk_is_a_matter_of_space(project: Project, tmp_pa
 
 
 def test_layer_that_fills_the_disk_of_its_own_log_too(project: Project, tmp_path: Path) -> None:
-    big = project.file("big", b"\0" * 120_000_000)
+    big = project.file("big", b"\0" * 200_000_000)
     project.manifest("x", [{"copy": {big: "/big"}}])
-    within = on_tmpfs("size=110m", project.cache, tmp_path / "left")
+    within = on_tmpfs("size=170m", project.cache, tmp_path / "left")
     project.run("build", "x", within=within).expect(8, "layer 1 (copy big) of x filled the disk")
     assert [line for line in (tmp_path / "left").read_text().splitlines() if "/work/" in line] == []
     project.nothing_published()
@@ -142,7 +142,7 @@ def test_disk_too_small_for_the_estimate_stops_before_any_work(project: Project,
     project.manifest("x", [{"run": "true"}])
     within = on_tmpfs("size=50m", project.cache, tmp_path / "left")
     done = project.run("build", "x", within=within)
-    done.expect(8, "not enough space to build x", "for the tree and the finished file", "are free")
+    done.expect(8, "not enough space to build x", "for the trees and the finished file", "are free")
     assert "base sqsh" not in done.err
     project.nothing_published()
 

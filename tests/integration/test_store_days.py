@@ -41,7 +41,7 @@ def test_folder_of_somebody_else_is_told_before_any_work(project: Project) -> No
     project.manifest("x")
     project.build("x")
     (project.images / "x").chmod(0o555)
-    done = project.run("build", "x", within=AS_USER)
+    done = project.run("build", "x", "--no-cache", within=AS_USER)
     (project.images / "x").chmod(0o755)
     done.expect(11, f"you may not write to {project.images}/x")
     assert project.store.versions("x") == ["small-r1"]
@@ -111,11 +111,11 @@ def test_two_builds_at_once_get_different_numbers_and_readers_see_whole_images(p
     try:
         (project.images / "x").mkdir(parents=True)
         with files.locked(project.images / "x/.lock", wait=0):
-            builds = [project.start("build", "x") for _ in range(2)]
+            builds = [project.start("build", "x", "--no-cache") for _ in range(2)]
             for running in builds:
                 running.until("which holds")
         done = [running.end().expect(0) for running in builds]
-        project.build("x")
+        project.build("x", "--no-cache")
     finally:
         reader.over.set()
         reader.join()
