@@ -112,7 +112,7 @@ class LayerStore:
                         entry = self._take_up(wanted, parent, place, step)
                         if made := entry is None:
                             entry = self._make(wanted, parent, make, step)
-                        held.enter_context(self.local.leased(entry))
+                        held.enter_context(self.local.leased(entry, new=True))
             yield entry, made
 
     def _leased(self, wanted: Wanted, parent: str, step: Step, held: contextlib.ExitStack) -> Entry | None:
