@@ -66,11 +66,14 @@ def test_an_unknown_site(tmp_path: Path) -> None:
 def test_where_everything_is(tmp_path: Path) -> None:
     found = load(tmp_path, "scratch: /fast/${JOB:-$USER}\n", {**HOME, "JOB": "12"})
     assert (found.images, found.cache) == (Path("/images"), Path("/cache"))
-    assert found.work == Path("/fast/12")
+    assert (found.work, found.trees) == (Path("/fast/12/work"), Path("/fast/12/trees"))
     assert found.blobs == Path("/cache/v1/blobs")
     assert found.enroot_cache == Path("/cache/v1/enroot")
     assert found.logs == Path("/cache/v1/logs")
-    assert load(tmp_path, "").work == Path("/cache/v1/work")
+    assert found.shared is None
+    found = load(tmp_path, "layers: {shared: /lustre/kiln}\n")
+    assert (found.work, found.trees) == (Path("/cache/v1/work"), Path("/cache/v1/trees"))
+    assert found.shared == Path("/lustre/kiln/v1")
 
 
 def test_paths_start_from_the_checkout(tmp_path: Path) -> None:
@@ -300,6 +303,31 @@ def test_no_environment_gives_a_traceback(
     assert isinstance(found.secrets(), tuple)
 
 
+# --- the layer store ---------------------------------------------------------------------------
+
+
+def test_what_is_kept_of_a_build(tmp_path: Path) -> None:
+    found = load(tmp_path, "").layers
+    assert (found.stale_after, found.keep_unused, found.max_size) == (None, 30 * 86_400, 100 * 10**9)
+    text = "layers: {trusted: [curator, '1000'], stale_after: 12h, keep_unused: 7d, max_size: 2 TB}\n"
+    found = load(tmp_path, text).layers
+    assert found.trusted == ("curator", "1000")
+    assert (found.stale_after, found.keep_unused, found.max_size) == (12 * 3600, 7 * 86_400, 2 * 10**12)
+
+
+@pytest.mark.parametrize("key", ["stale_after", "keep_unused"])
+@pytest.mark.parametrize("value", ["0d", "'7'", "7 d", "-1d", "1.5h", "30m", "100000d", "''"])
+def test_what_is_no_age(key: str, value: str, tmp_path: Path) -> None:
+    [words] = told(tmp_path, f"layers: {{{key}: {value}}}\n")
+    assert words.endswith("is not an age; write hours or days: 12h, 30d")
+
+
+@pytest.mark.parametrize("value", ["0GB", "'100'", "100GiB", "1.5TB", "100gb", "1000000GB", "''"])
+def test_what_is_no_size(value: str, tmp_path: Path) -> None:
+    [words] = told(tmp_path, f"layers: {{max_size: {value}}}\n")
+    assert words.endswith("is not a size; write one as 500MB, 100GB or 2TB")
+
+
 # --- what ships --------------------------------------------------------------------------------
 
 
@@ -317,7 +345,7 @@ def test_the_local_profile() -> None:
 def test_the_profile_of_aspire2a_plus() -> None:
     found = site.load("aspire2a-plus", ROOT, {**HOME, "PBS_JOBID": "12.srv", "http_proxy": "http://mine:1"})
     assert found.images == Path("/images")
-    assert found.work == Path("/raid/local/containers/enroot-data/12.srv/.kiln")
+    assert found.work == Path("/raid/local/containers/enroot-data/12.srv/.kiln/work")
     assert found.proxy_environment()["HTTPS_PROXY"] == "http://10.104.4.124:10104"
     assert found.proxy_environment()["http_proxy"] == "http://10.104.4.124:10104"
     assert (found.runtime, found.scheduler) == ("enroot", "pbs")
