@@ -192,12 +192,12 @@ class LayerStore:
             self.shared.check()
 
 
-def _reason(wanted: Wanted, before: Mapping[str, Any] | None, unfit: Sequence[str]) -> str:
+def _reason(wanted: Wanted, before: Mapping[str, Any] | None, unfit: str) -> str:
     changed = keys.changes(before, wanted.key.inputs) if before is not None else ""
     if changed:
         return f"changed: {changed}"
     if unfit:
-        return "; ".join(unfit)
+        return unfit
     return "not in the store" if before is None else "no longer in the store"
 
 

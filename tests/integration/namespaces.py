@@ -39,3 +39,16 @@ def read_only(place: Path) -> list[str]:
 def on_tmpfs(options: str, place: Path, left: Path) -> list[str]:
     place.mkdir(parents=True, exist_ok=True)
     return [*_ROOT, _TMPFS, "sh", options, str(place), str(left)]
+
+
+_OVERLAY = """\
+mount -t tmpfs none "$1" && mkdir "$1/upper" "$1/work" "$1/lower" || exit 99
+mount -t overlay -o "lowerdir=$1/lower,upperdir=$1/upper,workdir=$1/work,userxattr" none "$1" || exit 99
+shift; exec "$@"
+"""
+
+
+def on_overlay(place: Path) -> list[str]:
+    """An empty overlay at `place`, as in a container: none can be mounted with its changes there."""
+    place.mkdir(parents=True, exist_ok=True)
+    return [*_ROOT, _OVERLAY, "sh", str(place)]

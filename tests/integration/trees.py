@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -84,4 +85,23 @@ def state(tree: Path) -> dict[str, tuple[str, str]]:
         else:
             content = path.read_bytes().hex() if path.is_file() else ""
         found[str(path.relative_to(tree))] = (oct(path.lstat().st_mode), content)
+    return found
+
+
+def whole(image: Path, place: Path) -> dict[str, tuple[str, str, str]]:
+    """All that an image holds: each path with its mode, what it holds, and what else it is a name of."""
+    tree = unpack(image, place)
+    first: dict[int, str] = {}
+    found = {}
+    for path in sorted(tree.rglob("*")):
+        name, status = str(path.relative_to(tree)), path.lstat()
+        held = f"-> {path.readlink()}" if path.is_symlink() else ""
+        if path.is_file() and not path.is_symlink():
+            held = path.read_bytes().hex()
+            first.setdefault(status.st_ino, name)
+        attributes = "".join(
+            f"{key}={os.getxattr(path, key, follow_symlinks=False).hex()}"
+            for key in os.listxattr(path, follow_symlinks=False)
+        )
+        found[name] = (oct(status.st_mode), held + attributes, first.get(status.st_ino, ""))
     return found
