@@ -64,6 +64,9 @@ def _sha256_entry(path: Path) -> str:
         return "link:" + os.readlink(path)
     if path.is_dir():
         return "folder"
+    if not path.is_file():
+        path.stat()
+        return "neither file nor folder"  # a pipe would be waited for
     executable = "x" if path.stat().st_mode & 0o111 else "-"
     return executable + sha256_file(path)
 

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+
 from kiln import files
+from kiln.errors import ManifestError
 from kiln.layercommand import SCRIPTS
 from kiln.manifest import AptLayer, CopyLayer, Layer, Manifest, PipLayer, RunLayer, SmokeTest, UvLayer
 
@@ -53,7 +56,7 @@ def of_layer(layer: Layer, parent: str, env: Mapping[str, str], folder: Path, ar
             "kind": layer.kind,
             "tool": _scripts(layer.kind),
             **said,
-            "files": {name: files.sha256_path(folder / name) for name in _sources(layer)},
+            "files": {name: _digest(folder / name) for name in _sources(layer)},
             # Each may refer to those before it.
             "env": [list(item) for item in env.items()],
             "architecture": architecture,
@@ -86,33 +89,49 @@ def pinned(layer: Layer) -> bool:
         return not layer.upgrade and all("=" in package for package in layer.packages)
     if isinstance(layer, PipLayer | UvLayer):
         upgrade = isinstance(layer, PipLayer) and layer.upgrade_pip
-        exact = all("==" in package or " @ " in package for package in layer.packages)
+        exact = all(_is_exact(Requirement(package)) for package in layer.packages)
         return exact and not upgrade and not layer.requirements
     return True
 
 
+def _is_exact(requirement: Requirement) -> bool:
+    versions = [each for each in requirement.specifier if each.operator in ("==", "===")]
+    return bool(requirement.url) or any(not each.version.endswith("*") for each in versions)
+
+
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs between two sets of inputs, in a few words; '' where nothing does."""
+    """What differs between two sets of inputs, in a few words; '' where nothing does.
+
+    `before` was read from a file, and may be anything.
+    """
     names = [name for name in (*now, *(key for key in before if key not in now)) if name != "parent"]
-    said = [
-        _change(name, before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)
-    ]
-    return ", ".join(said)
+    differ = [name for name in names if before.get(name, ...) != now.get(name, ...)]
+    return ", ".join(_change(name, before.get(name), now.get(name)) for name in differ)
 
 
 def _change(name: str, before: Any, now: Any) -> str:
     if name == "tool":
         return "Kiln's own way of making it"
-    if name == "env":
-        before, now = dict(before or ()), dict(now or ())
+    if name == "env" and _are_pairs(before) and _are_pairs(now):
+        if sorted(before) == sorted(now):
+            return "the order of env"
+        before, now = dict(before), dict(now)
     if isinstance(before, Mapping) and isinstance(now, Mapping):
-        keys = [key for key in dict.fromkeys((*before, *now)) if before.get(key) != now.get(key)]
+        keys = [key for key in dict.fromkeys((*before, *now)) if before.get(key, ...) != now.get(key, ...)]
         return f"{name} {_few(keys)}"
     if isinstance(before, list) and isinstance(now, list) and all(isinstance(x, str) for x in before + now):
         added = [f"+{item}" for item in now if item not in before]
         removed = [f"-{item}" for item in before if item not in now]
         return f"{name} {_few(added + removed)}" if added or removed else f"the order of {name}"
     return name
+
+
+def _are_pairs(value: Any) -> bool:
+    pairs = value if isinstance(value, list) else [None]
+    return all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(item, str) for item in pair)
+        for pair in pairs
+    )
 
 
 def _few(things: Sequence[str]) -> str:
@@ -135,5 +154,13 @@ def _sources(layer: Layer) -> list[str]:
     return list(layer.requirements) if isinstance(layer, PipLayer | UvLayer) else []
 
 
+def _digest(path: Path) -> str:
+    """Of what a link leads to: that is what a layer gets to see."""
+    try:
+        return files.sha256_path(path.resolve())
+    except (OSError, RuntimeError) as error:
+        raise ManifestError(f"{path} can't be read: {error}", f"look at: ls -l {path}") from error
+
+
 def _smoke(test: SmokeTest, hooks: Path) -> Mapping[str, Any]:
-    return {**test.model_dump(mode="json"), "hook": test.hook, "digest": files.sha256_path(hooks / test.hook)}
+    return {**test.model_dump(mode="json"), "hook": test.hook, "digest": _digest(hooks / test.hook)}
