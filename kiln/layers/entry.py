@@ -25,6 +25,7 @@ from kiln.errors import StoreError
 FORMAT = 1
 TREE, ABOUT, LOG, LEASE, PACKED = "tree", "entry.json", "log", "lease", "tree.sqsh"
 BLOCK = 512
+TYPES = {"str": str, "int": int, "float": int | float, "Mapping[str, Any]": dict}
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,11 @@ def parse(text: bytes | str) -> Entry:
         data = json.loads(text)
         if data["format"] > FORMAT:
             raise StoreError("it was made by a newer Kiln", "update this one")
-        known = {item.name for item in fields(Entry)}
-        return Entry(**{name: value for name, value in data.items() if name in known})
+        known = {str(item.name): TYPES[str(item.type)] for item in fields(Entry)}
+        values = {name: value for name, value in data.items() if name in known}
+        if wrong := [name for name, value in values.items() if not isinstance(value, known[name])]:
+            raise ValueError(f"{' '.join(wrong)} of a wrong kind")
+        return Entry(**values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"its {ABOUT} can't be read: {error}") from error
 
@@ -69,8 +73,9 @@ def fingerprint(tree: Path) -> tuple[str, int]:
     """The digest of every path below `tree` with its inode's number, mode, size and times; bytes on disk.
 
     No change to a file leaves its ctime as it was. Far cheaper than reading all: 0.5 s for 70,000 files.
+    Of `tree` itself only the mode is in it: being moved changes its ctime.
     """
-    digest, size = hashlib.sha256(), 0
+    digest, size = hashlib.sha256(b"%o\n" % tree.stat().st_mode), 0
     seen = set[int]()
     for name, status in _walk(os.fsencode(tree), b""):
         # Folders have a size of their own on each file system, and their links count what lies in them.

@@ -12,6 +12,7 @@ import pytest
 from kiln import files, publish
 from kiln.record import Record, SmokeResult
 from kiln.run import host_environment, run
+from kiln.runtime import namespace
 from kiln.squashfs import arguments
 from kiln.store import Store
 
@@ -37,6 +38,13 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     argv = ["mksquashfs", str(folder / "tree"), str(folder / "x.sqsh"), *arguments(())]
     run(argv, what="make an image", env=host_environment(os.environ), timeout=60)
     return folder / "x.sqsh"
+
+
+@pytest.fixture(scope="session")
+def overlays(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """That overlays can be mounted here; a test without them is skipped."""
+    if why := namespace.refusal(tmp_path_factory.mktemp("overlay"), host_environment(os.environ)):
+        pytest.skip(why)
 
 
 @pytest.fixture
