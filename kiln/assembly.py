@@ -15,7 +15,7 @@ from typing import Protocol
 
 from kiln import finish, layerrun, workspace
 from kiln.context import Context
-from kiln.errors import UsageError
+from kiln.errors import RuntimeFailure, UsageError
 from kiln.files import remove_tree, write_atomic
 from kiln.layers.entry import Entry
 from kiln.layers.store import LayerStore, Wanted, age
@@ -147,6 +147,9 @@ class Stacked:
         stack = [[entry.kind, entry.key, entry.id] for entry in self.entries]
         write_atomic(private.stack / "entries.json", json.dumps(stack).encode())
         self._space.mount(private.lower, private.upper, private.overlay_work, self._target)
+        # What is mounted stays as it is; what lay at a path may have been replaced before.
+        if not all(self._store.local.has(entry) for entry in self.entries):
+            raise RuntimeFailure("another build has made a layer below anew meanwhile", "run it again")
 
     def take_again(self) -> None:
         """Have the entries again on which this workspace was kept. Raises `UsageError` where one is gone."""

@@ -188,15 +188,30 @@ def locked(path: Path, *, wait: float, on_wait: Callable[[str], None] | None = N
     POSIX locks work between nodes on NFS and Lustre, and vanish with their process. The file holds
     the owner for people to read. Raises `BusyError` after `wait` seconds.
     """
-    with translated(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    while True:
+        with translated(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            _acquire(descriptor, path, wait, on_wait)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if _is_at(descriptor, path):
+            break
+        os.close(descriptor)  # it was removed while we waited: others would lock a new one
     try:
-        _acquire(descriptor, path, wait, on_wait)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.uname().nodename} pid {os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 def _acquire(descriptor: int, path: Path, wait: float, on_wait: Callable[[str], None] | None) -> None:

@@ -33,6 +33,7 @@ from kiln.layers.entry import ABOUT, LEASE, LOG, TREE, Entry
 
 FORMAT = 1
 KINDS = ("base", "layer")
+CHOOSE_ANOTHER = "set KILN_CACHE, or 'scratch' in the site profile, to another folder"
 
 
 class Gone(StoreError):
@@ -52,17 +53,26 @@ class Local:
         return self.folder(entry.kind, entry.key) / TREE
 
     def check(self) -> None:
-        """Raise `StoreError` for a layout that this Kiln doesn't know."""
+        """Raise `StoreError` for a layout that this Kiln doesn't know, and for a folder of somebody else's.
+
+        Where everybody may write to the scratch disk, anybody may have made it.
+        """
         try:
+            owner = self.root.lstat().st_uid
+            if owner != os.getuid():
+                raise StoreError(f"the layer store {self.root} belongs to uid {owner}", CHOOSE_ANOTHER)
             found = int((self.root / "format").read_text())
         except FileNotFoundError:
             return
         except ValueError:
             found = 0
+        except OSError as error:
+            said = f"the layer store {self.root} can't be read: {error.strerror}"
+            raise StoreError(said, CHOOSE_ANOTHER) from error
         if found != FORMAT:
             raise StoreError(
                 f"the layer store {self.root} has format {found or 'of no number'}; this Kiln knows {FORMAT}",
-                "update this Kiln, or set KILN_CACHE to another folder",
+                f"update this Kiln, or {CHOOSE_ANOTHER}",
             )
 
     def prepare(self) -> None:
@@ -82,6 +92,11 @@ class Local:
         except (OSError, StoreError):
             return None
         return found if (found.kind, found.key) == (kind, key) else None
+
+    def has(self, entry: Entry) -> bool:
+        """Whether what lies at the key is this making of it."""
+        here = self.look(entry.kind, entry.key)
+        return here is not None and here.id == entry.id
 
     @contextlib.contextmanager
     def leased(self, entry: Entry, *, new: bool = False) -> Iterator[Path]:
@@ -103,8 +118,7 @@ class Local:
             os.close(descriptor)
 
     def _verify(self, entry: Entry, folder: Path, new: bool) -> None:
-        here = self.look(entry.kind, entry.key)
-        if here is None or here.id != entry.id:
+        if not self.has(entry):
             raise Gone(f"{folder} was made anew meanwhile")
         if new:
             return
@@ -145,7 +159,7 @@ class Local:
 
     def _displace(self, folder: Path) -> None:
         """Who has it mounted keeps it: its lease is looked at again before it is removed."""
-        with contextlib.suppress(FileNotFoundError):
+        with files.translated(folder), contextlib.suppress(FileNotFoundError):
             folder.rename(self.root / "trash" / uuid.uuid4().hex)
 
     def drop(self, entry: Entry) -> None:
@@ -156,8 +170,10 @@ class Local:
     def remove(self, entry: Entry, held: frozenset[str]) -> bool:
         """Remove an entry that no build has mounted, and that is not among the ids in `held`."""
         folder = self.folder(entry.kind, entry.key)
+        if entry.id in held:
+            return False
         with _unleased(folder) as free:
-            if not free or entry.id in held:
+            if not free or not self.has(entry):
                 return False
             self._displace(folder)
         self.sweep()

@@ -103,11 +103,11 @@ class LayerStore:
         said, and made anew.
         """
         with contextlib.ExitStack() as held:
-            entry, made = self._leased(wanted, parent, step, held), False
+            entry, made = self._leased(wanted, parent, step, held, alone=False), False
             if entry is None:
                 with self.local.making(wanted.kind, wanted.key.digest, _waiting(wanted, step)):
                     # Whoever had the lock before may just have made it.
-                    entry = self._leased(wanted, parent, step, held)
+                    entry = self._leased(wanted, parent, step, held, alone=True)
                     if entry is None:
                         entry = self._take_up(wanted, parent, place, step)
                         if made := entry is None:
@@ -115,16 +115,22 @@ class LayerStore:
                         held.enter_context(self.local.leased(entry, new=True))
             yield entry, made
 
-    def _leased(self, wanted: Wanted, parent: str, step: Step, held: contextlib.ExitStack) -> Entry | None:
-        """The fit entry of the local tier, leased until `held` ends."""
+    def _leased(
+        self, wanted: Wanted, parent: str, step: Step, held: contextlib.ExitStack, *, alone: bool
+    ) -> Entry | None:
+        """The fit entry of the local tier, leased until `held` ends.
+
+        A damaged one is dropped only where nobody else can just have put another in its place.
+        """
         entry, _ = (None, "") if wanted.forced else self._local(wanted, parent)
         if entry is None:
             return None
         try:
             held.enter_context(self.local.leased(entry))
         except Gone as error:
-            step.note(f"{error.message}; it is dropped, and made anew")
-            self.local.drop(entry)
+            if alone:
+                step.note(f"{error.message}; it is dropped, and made anew")
+                self.local.drop(entry)
             return None
         return entry
 

@@ -7,6 +7,7 @@ import os
 import stat
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,25 @@ def test_a_lock_is_exclusive_says_who_has_it_and_goes_with_its_process(tmp_path:
         pass
 
 
+def test_a_lock_that_is_removed_while_one_waits_is_not_held_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = files._acquire, 0
+
+    def slow(descriptor: int, path: Path, *args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        original(descriptor, path, *args)
+        if calls == 1:
+            path.unlink()
+
+    monkeypatch.setattr(files, "_acquire", slow)
+    before = len(os.listdir("/proc/self/fd"))
+    with files.locked(tmp_path / "lock", wait=0):
+        assert (calls, (tmp_path / "lock").read_text()) == (2, f"{os.uname().nodename} pid {os.getpid()}\n")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_remove_tree_takes_what_its_owner_may_not_read(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "a/b").mkdir(parents=True)
@@ -117,6 +137,51 @@ def test_a_loop_of_links_is_an_error(tmp_path: Path) -> None:
         files.resolve_inside(tmp_path, "a")
 
 
+LEADING_OUT = [
+    ({}, "etc/passwd", False),
+    ({"etc": "usr/etc"}, "etc/passwd", False),
+    ({"etc": "./usr/../usr/etc"}, "etc/passwd", False),
+    ({"etc": "/usr/etc"}, "etc/passwd", True),
+    ({"etc": "../outside"}, "etc/passwd", True),
+    ({"etc": "usr/../../outside"}, "etc", True),
+    ({"a": "b", "b": "c"}, "a/x", False),
+    ({"a": "b", "b": ".."}, "a/x", True),
+    ({"a": "b", "b": "a"}, "a", True),
+    ({"a": "a/x"}, "a", True),
+    ({"usr/link": "../etc"}, "usr/link/passwd", False),
+    ({"usr/link": "../../etc"}, "usr/link/passwd", True),
+    ({"usr/link": "../link", "link": "usr/sub"}, "/usr/link/x", False),
+    ({"usr/sub/link": "../.."}, "usr/sub/link/etc/passwd", False),
+    ({"usr/sub/link": "../.."}, "usr/sub/link/../x", True),
+    ({}, "../x", True),
+    ({}, "usr/../etc", False),
+    ({"etc": ""}, "other", False),
+]
+
+
+@pytest.mark.parametrize(("links", "path", "out"), LEADING_OUT)
+def test_whether_a_path_leads_out_by_a_link(
+    tmp_path: Path, links: dict[str, str], path: str, out: bool
+) -> None:
+    (tmp_path / "usr/sub").mkdir(parents=True)
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target or "usr")
+    assert files.leads_out(tmp_path, path) is out
+
+
+def test_what_leads_out_is_what_the_system_would_open_outside(tmp_path: Path) -> None:
+    """Against the kernel's own way of following links."""
+    for number, (links, path, out) in enumerate(LEADING_OUT):
+        root = tmp_path / str(number)
+        (root / "usr/sub").mkdir(parents=True)
+        for name, target in links.items():
+            (root / name).symlink_to(target or "usr")
+        if ".." in path.split("/"):
+            continue
+        real = os.path.realpath(root / path.strip("/"))
+        assert (os.path.commonpath([real, root]) != str(root)) <= out, (links, path)
+
+
 def test_read_inside_reads_files_only(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
@@ -143,4 +208,16 @@ def test_sha256_path_sees_names_run_bits_links_and_contents(tmp_path: Path) -> N
     seen.add(digest())
     (tmp_path / "c").symlink_to("b")
     seen.add(digest())
-    assert len(seen) == 5
+    os.mkfifo(tmp_path / "d")
+    seen.add(digest())
+    assert len(seen) == 6
+
+
+def test_sha256_stream_reads_what_is_left(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"head" + b"x" * (files.CHUNK + 1))
+    (tmp_path / "b").write_bytes(b"x" * (files.CHUNK + 1))
+    told: list[int] = []
+    with (tmp_path / "a").open("rb") as stream:
+        stream.seek(4)
+        assert files.sha256_stream(stream, told.append) == files.sha256_file(tmp_path / "b")
+    assert told == [files.CHUNK, files.CHUNK + 1]
