@@ -121,7 +121,7 @@ def ubuntu_keyring(_: Context) -> Check:
 
 
 def folder(name: str, path: Path, purpose: str, writable: bool = True) -> Check:
-    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    existing = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
     detail = f"{path}, {size_text(free_bytes(path))} free, {filesystem(existing)}"
     if writable and not os.access(existing, os.W_OK | os.X_OK):
         return Check(
@@ -261,7 +261,9 @@ def _parallel(env: dict[str, str]) -> Check:
 
 
 def temporary(context: Context) -> Check:
-    kind = filesystem(next(path for path in (context.site.work, *context.site.work.parents) if path.exists()))
+    kind = filesystem(
+        next(path for path in (context.site.work, *context.site.work.parents) if os.path.exists(path))
+    )
     purpose = "builds; enroot import writes overlay whiteouts there"
     if kind in NETWORK_FILESYSTEMS:
         return Check(

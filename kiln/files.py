@@ -237,7 +237,8 @@ def _acquire(descriptor: int, path: Path, wait: float, on_wait: Callable[[str], 
 
 def free_bytes(path: Path) -> int:
     """Bytes that the caller may still write at `path` or, where it isn't made yet, at its nearest parent."""
-    while not path.exists():
+    # A folder that may not be looked into isn't told from a missing one.
+    while not os.path.exists(path):
         path = path.parent
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize

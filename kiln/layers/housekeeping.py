@@ -103,12 +103,18 @@ def file_items(kind: str, paths: Iterable[Path]) -> Iterator[Item]:
 
 
 def _gone(shared: Shared, entry: Entry) -> bool:
-    shared.remove(entry)
+    try:
+        shared.remove(entry)
+    except OSError:
+        return False  # what was written on another node may be read-only here
     return True
 
 
 def _unlinked(path: Path) -> bool:
-    path.unlink(missing_ok=True)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
     return True
 
 

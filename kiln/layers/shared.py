@@ -45,6 +45,7 @@ PACKING = (
 )
 TOOL_SECONDS = 3600.0
 LARGEST_ABOUT = 16 << 20
+LONGEST_FORMAT = 20
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -64,7 +65,7 @@ class Shared:
 
     @property
     def writable(self) -> bool:
-        existing = next(path for path in (self.root, *self.root.parents) if path.exists())
+        existing = next(path for path in (self.root, *self.root.parents) if os.path.exists(path))
         return os.access(existing, os.W_OK | os.X_OK)
 
     def look(self, kind: str, key: str) -> tuple[Entry | None, str]:
@@ -80,7 +81,7 @@ class Shared:
     def fetch(self, entry: Entry, tree: Path, progress: Progress) -> None:
         """Unpack an entry to the new folder `tree`, with its digest checked.
 
-        Raises `StoreError` for one that is damaged, or changed hands since it was looked at.
+        Raises `StoreError` for one that is damaged, or changed hands since it was looked at; `SpaceError`.
         """
         try:
             with self._opened(entry.kind, entry.key) as (found, descriptor):
@@ -91,9 +92,11 @@ class Shared:
                 source = f"/proc/self/fd/{descriptor}"
                 argv = ["unsquashfs", "-no-progress", "-quiet", "-dest", str(tree), source]
                 self._tool(argv, tree.parent, (descriptor,))
-        except (OSError, StoreError) as error:
+        except BaseException as error:
             files.remove_tree(tree)
-            raise StoreError(f"{self.folder(entry.kind, entry.key)}: {error}") from error
+            if isinstance(error, OSError | StoreError):
+                raise StoreError(f"{self.folder(entry.kind, entry.key)}: {error}") from error
+            raise
 
     def put(self, entry: Entry, tree: Path) -> None:
         """Pack an entry and put it there, unless somebody else has. Raises `StoreError`, `SpaceError`."""
@@ -140,16 +143,22 @@ class Shared:
         files.write_atomic(self.root / "images" / image, json.dumps(list(inputs)).encode())
 
     def remembered(self, image: str) -> list[dict[str, Any]]:
-        """What `remember` kept, whoever did: it only explains."""
+        """What `remember` kept, by one who is trusted."""
         try:
-            return [dict(each) for each in json.loads((self.root / "images" / image).read_text())]
-        except (OSError, ValueError, TypeError):
+            with self._file(self.root / "images" / image) as descriptor:
+                text = os.pread(descriptor, LARGEST_ABOUT, 0)
+            return [dict(each) for each in json.loads(text)]
+        except (OSError, StoreError, ValueError, TypeError):
             return []
 
     def check(self) -> None:
         """Raise `StoreError` for a layout that this Kiln doesn't know."""
         try:
-            found = (self.root / "format").read_text().strip()
+            descriptor = os.open(self.root / "format", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                found = os.pread(descriptor, LONGEST_FORMAT, 0).decode("utf-8", "replace").strip()
+            finally:
+                os.close(descriptor)
         except OSError:
             return
         if found != str(FORMAT):
@@ -185,19 +194,23 @@ class Shared:
         between looking and reading.
         """
         with contextlib.ExitStack() as opened:
-
-            def open_(name: str | Path, flags: int, below: int | None = None) -> int:
-                descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=below)
-                opened.callback(os.close, descriptor)
-                self._check_owner(descriptor, Path(name).name)
-                return descriptor
-
-            folder = open_(self.folder(kind, key), os.O_RDONLY | os.O_DIRECTORY)
-            about = open_(ABOUT, os.O_RDONLY | os.O_NONBLOCK, folder)
+            folder = opened.enter_context(self._file(self.folder(kind, key), os.O_DIRECTORY))
+            about = opened.enter_context(self._file(Path(ABOUT), below=folder))
             found = entries.parse(os.pread(about, LARGEST_ABOUT, 0))
             if (found.kind, found.key) != (kind, key):
                 raise StoreError("it is another entry, moved there")
-            yield found, open_(PACKED, os.O_RDONLY | os.O_NONBLOCK, folder)
+            yield found, opened.enter_context(self._file(Path(PACKED), below=folder))
+
+    @contextlib.contextmanager
+    def _file(self, path: Path, flags: int = 0, below: int | None = None) -> Iterator[int]:
+        """A file or folder opened to be read, of one who is trusted; a pipe in its place isn't waited for."""
+        flags |= os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags, dir_fd=below)
+        try:
+            self._check_owner(descriptor, path.name)
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def _check_owner(self, descriptor: int, name: str) -> None:
         status = os.fstat(descriptor)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiln.errors import KilnError, StoreError
+from kiln.errors import EnvironmentMissing, RuntimeFailure, SpaceError, StoreError
 from kiln.layers import key as keys
 from kiln.layers.entry import Entry
 from kiln.layers.key import Key
@@ -21,6 +21,8 @@ from kiln.layers.local import Gone, Local, new_id
 from kiln.layers.shared import Shared
 from kiln.ui import Step
 
+# A build goes on where the shared tier fails in one of these ways. Being interrupted is none of them.
+WITHOUT_SHARED = (StoreError, EnvironmentMissing, RuntimeFailure)
 AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -143,7 +145,7 @@ class LayerStore:
         tree = place / f"from-shared-{entry.id}"
         try:
             self.shared.fetch(entry, tree, step.progress)
-        except StoreError as error:
+        except WITHOUT_SHARED as error:
             step.note(f"{error.message}; it is made anew")
             return None
         return self.local.put(entry, tree, None)
@@ -178,13 +180,13 @@ class LayerStore:
             return
         try:
             self.shared.put(entry, self.local.tree(entry))
-        except KilnError as error:
+        except (*WITHOUT_SHARED, SpaceError) as error:
             step.note(f"not put into the shared tier: {error.message}")
 
     def remember(self, image: str, inputs: Sequence[Mapping[str, Any]]) -> None:
         self.local.remember(image, inputs)
         if self.shared and self.shared.writable:
-            with contextlib.suppress(KilnError):
+            with contextlib.suppress(StoreError, SpaceError):
                 self.shared.remember(image, inputs)
 
     def remembered(self, image: str) -> list[dict[str, Any]]:

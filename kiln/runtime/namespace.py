@@ -10,6 +10,7 @@ Documentation/filesystems/overlayfs.rst of the kernel.
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kiln import files
-from kiln.errors import KilnError, RuntimeFailure
+from kiln.errors import EnvironmentMissing, RuntimeFailure
 from kiln.run import CommandFailed, held, run
 
 BEGIN_SECONDS = 30.0
@@ -111,7 +112,7 @@ def refusal(folder: Path, env: Mapping[str, str]) -> str:
 
     Tried: an overlay is mounted there, a lower directory removed and made again, a file changed.
     """
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     try:
         with tempfile.TemporaryDirectory(prefix=".kiln-overlay-", dir=existing) as place:
             return _try(Path(place), env)
@@ -140,7 +141,7 @@ def _try(place: Path, env: Mapping[str, str]) -> str:
     except CommandFailed as error:
         said = (error.result.tail(1) or [error.result.outcome()])[0]
         return f"no namespace for mounts: {said}"
-    except (KilnError, OSError) as error:
+    except (EnvironmentMissing, RuntimeFailure, OSError) as error:
         return f"an overlay on {_kind(place)} is refused: {error}"
     finally:
         files.remove_tree(work)
