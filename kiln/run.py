@@ -161,8 +161,8 @@ def held(
     """A program that stays while the block runs; yields its process id once it has written a line.
 
     It ends when its standard input does: with the block, or with Kiln, however that ends. `timeout` is
-    how many seconds it has to begin. Raises `CommandFailed` where it ends before, `EnvironmentMissing`
-    when there is no such program.
+    how many seconds it has to begin. Raises `CommandFailed` where it ends before, `TimeLimit`,
+    `EnvironmentMissing` when there is no such program.
     """
     command = [os.fspath(part) for part in argv]
     if which(command[0], env) is None:
@@ -181,10 +181,12 @@ def held(
             ending.enter_context(process)
             ending.callback(stop, process.pid, process)
         said = _first_line(process, timeout)
-        if process.poll() is not None or not said.endswith(b"\n"):
+        silent = process.poll() is None and not said.endswith(b"\n")
+        if process.returncode is not None or silent:
             stop(process.pid, process)
             output, seconds = said.decode("utf-8", "replace").strip(), time.monotonic() - started
-            raise CommandFailed(Result(what, tuple(command), process.returncode, output, seconds))
+            result = Result(what, tuple(command), process.returncode, output, seconds, silent)
+            raise TimeLimit(result) if silent else CommandFailed(result)
         yield process.pid
 
 

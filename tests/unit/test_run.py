@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import select
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from kiln.errors import EnvironmentMissing
-from kiln.run import CommandFailed, Redactor, TimeLimit, host_environment, run
+from kiln.run import CommandFailed, Redactor, TimeLimit, held, host_environment, run
 
+ROOT = Path(__file__).resolve().parents[2]
 ENV = host_environment({"PATH": os.environ["PATH"], "HOME": "/nonexistent"})
 
 
@@ -140,5 +142,104 @@ def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
     child = int(pid_file.read_text())
     assert alive(child)
     parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert gone(child)
+
+
+# --- programs that are held --------------------------------------------------------------------
+
+
+def hold(script: str, timeout: float = 20.0) -> contextlib.AbstractContextManager[int]:
+    return held(["sh", "-c", script], what="hold it", env=ENV, timeout=timeout)
+
+
+def test_what_is_held_stays_for_the_block_and_has_our_environment_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TOKEN", "hunter2")
+    with hold("echo ready && exec cat") as pid:
+        assert alive(pid)
+        assert b"hunter2" not in Path(f"/proc/{pid}/environ").read_bytes()
+        assert os.getpgid(pid) == pid
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_what_is_held_is_gone_after_a_failure_with_all_its_family() -> None:
+    with pytest.raises(ZeroDivisionError), hold("(trap '' TERM; exec sleep 1000) & echo $!; exec cat") as pid:
+        group = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _in(path, pid)]
+        assert len(group) == 2
+        raise ZeroDivisionError
+    assert all(gone(each) for each in group)
+
+
+def _in(process: Path, group: int) -> bool:
+    with contextlib.suppress(OSError):
+        return os.getpgid(int(process.name)) == group
+    return False
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome", "said"),
+    [
+        ("exit 7", "exit code 7", ()),
+        ("echo 'not allowed' >&2; exit 1", "exit code 1", ("not allowed",)),
+        ("printf 'no line end'; exit 1", "exit code 1", ("no line end",)),
+        ("printf '\\377'; kill -9 $$", "killed by SIGKILL", ("\ufffd",)),
+        ("true", "exit code 0", ()),
+    ],
+)
+def test_what_ends_at_once_can_not_be_held(script: str, outcome: str, said: tuple[str, ...]) -> None:
+    with pytest.raises(CommandFailed) as caught, hold(script):
+        pytest.fail("it is gone")
+    assert caught.value.message == f"hold it: {outcome}"
+    assert caught.value.details == said
+
+
+@pytest.mark.parametrize("script", ["exec sleep 1000", "printf half; exec sleep 1000"])
+def test_what_says_nothing_is_ended_when_its_time_is_up(script: str) -> None:
+    with pytest.raises(TimeLimit) as caught, hold(script, timeout=0.2):
+        pytest.fail("it has not begun")
+    assert caught.value.message.startswith("hold it: stopped after its time limit")
+
+
+def test_a_word_in_pieces_is_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "more")
+    script = f"printf rea; cat {tmp_path}/more; exec cat"
+    writer = subprocess.Popen(["sh", "-c", f"echo dy > {tmp_path}/more"])
+    with hold(script) as pid:
+        assert alive(pid)
+    assert writer.wait() == 0
+
+
+def test_a_program_that_is_missing_can_not_be_held() -> None:
+    with (
+        pytest.raises(EnvironmentMissing, match="'no-such-tool' is not installed; it is needed to hold it"),
+        held(["no-such-tool"], what="hold it", env=ENV, timeout=5),
+    ):
+        pass
+
+
+def test_what_is_held_may_be_killed_meanwhile() -> None:
+    with hold("echo ready && exec cat") as pid:
+        os.kill(pid, signal.SIGKILL)
+        assert gone(pid)
+
+
+def test_what_is_held_ends_with_a_killed_parent() -> None:
+    script = (
+        "import os, sys\nfrom kiln.run import held, host_environment\n"
+        "with held(['sh', '-c', 'echo ready && exec cat'], what='x', env=host_environment(os.environ), "
+        "timeout=20) as pid:\n    print(pid, flush=True); sys.stdin.read()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert parent.stdout
+    child = int(parent.stdout.readline())
+    assert alive(child)
+    parent.kill()
     parent.wait()
     assert gone(child)
