@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +25,8 @@ from kiln.registry.layout import LocalImage
 from kiln.registry.oci import Resolved
 from kiln.registry.reference import Reference
 from kiln.runtime.contract import Output, Progress, Runtime
-from kiln.runtime.embedded import unpack
+from kiln.runtime.enroot import Enroot
+from kiln.runtime.unpacking import unpack
 from kiln.store import Store
 
 # Seen on NGC's PyTorch images: 9 GB of gzip layers are 21 GB of files.
@@ -126,17 +127,28 @@ def _created(config: Mapping[str, Any]) -> int:
     return max(int(moment), EARLIEST)
 
 
-def unpacker(found: Found, runtime: str) -> str:
-    """What makes the tree of a base: enroot's own unpacking loses some modes and capabilities."""
-    return "kiln" if found.suite or found.local else runtime
+def unpacker(found: Found, runtime: str, unpack: str) -> str:
+    """What makes the tree of a base: enroot's own unpacking loses some modes and capabilities.
+
+    `unpack` is the site's wish for bases from registries, where the runtime is enroot: kiln or enroot.
+    """
+    if found.image:
+        return runtime
+    pulled = found.resolved is not None and found.local is None
+    return unpack if pulled and runtime == Enroot.name else "kiln"
 
 
 @dataclass(frozen=True)
 class Maker:
-    """What making a base needs: `env` is for tools of the host (proxies, CA), `blobs` for its layers."""
+    """What making a base needs: `env` is for tools of the host (proxies, CA), `blobs` for its layers.
+
+    `unpack` is the site's: who unpacks bases from registries where the runtime is enroot.
+    """
 
     runtime: Runtime
+    client: Client
     blobs: Path
+    unpack: str
     env: Mapping[str, str]
     output: Output
     progress: Progress
@@ -149,9 +161,20 @@ class Maker:
         elif found.suite:
             debootstrap.make(found.suite, tree, self.env, self.output)
             imageformat.configure(tree, {}, found.base.text)
-        elif found.local and found.resolved:
-            blobs = found.local.fetch(found.resolved, self.blobs, self.progress)
-            unpack(blobs, found.resolved, tree, self.env, self.progress)
-            imageformat.configure(tree, found.resolved.config, found.resolved.uri)
         elif found.resolved:
-            self.runtime.import_base(found.resolved, container, self.output, self.progress)
+            by = unpacker(found, self.runtime.name, self.unpack)
+            if isinstance(self.runtime, Enroot) and by == Enroot.name:
+                self.runtime.import_base(found.resolved, container, self._pull, self.output, self.progress)
+            else:
+                self._unpack(found, found.resolved, tree)
+
+    def _unpack(self, found: Found, resolved: Resolved, tree: Path) -> None:
+        if found.local:
+            layers: Sequence[Path] = found.local.fetch(resolved, self.blobs, self.progress)
+        else:
+            layers = self._pull(resolved, self.progress)
+        unpack(layers, resolved, tree, self.env, self.progress)
+        imageformat.configure(tree, resolved.config, resolved.uri)
+
+    def _pull(self, resolved: Resolved, progress: Progress) -> Sequence[Path]:
+        return self.client.pull(resolved, self.blobs, progress=progress)

@@ -123,7 +123,7 @@ def plan(context: Context, name: str, options: Options) -> Plan:
         runtime=runtime,
         architecture=context.architecture,
         packing=choice.packing(site),
-        unpacker=bases.unpacker(found, runtime),
+        unpacker=bases.unpacker(found, runtime, site.unpack),
         versions=store.versions(name),
         published=store.led_to(name),
         store=None if uncached else context.layer_store,
@@ -170,10 +170,10 @@ def make_base(work: Build) -> None:
     base = work.plan.base
     with work.step(f"base {base.base.text}", "base") as step, files.Log(work.logs / "00-base.log") as log:
         output = Output(log, step.line, work.context.redact)
-        blobs = work.context.site.blobs
+        site, client = work.context.site, work.context.client
         env = {**work.context.host_env(), workspace.MARK: work.workspace.id}
         plain = work.context.runtime(work.workspace, work.plan.runtime)
-        maker = bases.Maker(plain, blobs, env, output, step.progress)
+        maker = bases.Maker(plain, client, site.blobs, site.unpack, env, output, step.progress)
         work.assembly.base(work.plan.base_wanted, lambda container: maker.make(base, container), step)
 
 

@@ -138,7 +138,7 @@ class Context:
 
     def runtime(self, workspace: Workspace, wanted: str, space: Space = HOST) -> Runtime:
         runtime = wanted or self.site.runtime
-        return choice.choose(runtime, self.site, workspace, self.client, self.environ, space)
+        return choice.choose(runtime, self.site, workspace, self.environ, space)
 
     @property
     def layer_store(self) -> LayerStore:

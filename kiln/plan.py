@@ -260,7 +260,9 @@ def _needs(
         Need(setting.folder, packed, "the published file"),
     ]
     if base.download and not made:
-        needs.append(Need(setting.blobs, base.download, "the base's layers as downloaded"))
+        # enroot's own layer cache lies beside, and holds them once more.
+        times = 2 if setting.unpacker == "enroot" else 1
+        needs.append(Need(setting.blobs, times * base.download, "the base's layers as downloaded"))
     return tuple(needs)
 
 

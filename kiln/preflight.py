@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kiln import doctor, publish
+from kiln import bases, doctor, publish
 from kiln.context import Context
 from kiln.doctor import MISSING, Check
 from kiln.errors import EnvironmentMissing, SpaceError
@@ -37,8 +37,12 @@ def _checks(context: Context, plan: Plan) -> list[Check]:
         doctor.squashfs_tools(context),
         doctor.folder("cache", context.site.cache, "downloads and logs"),
     ]
-    if plan.runtime == "embedded" or plan.base.base.kind in ("debootstrap", "oci", "docker-archive"):
-        bwrap = doctor.tool(context, "bwrap", "bubblewrap", "running layers")
+    unpacker = bases.unpacker(plan.base, plan.runtime, context.site.unpack)
+    if plan.runtime == "embedded" or unpacker == "kiln":
+        pulled = plan.runtime == "enroot" and plan.base.base.kind == "registry"
+        unless = " (unless the site profile says 'unpack: enroot')" if pulled else ""
+        what = "running layers" if plan.runtime == "embedded" else f"unpacking the base{unless}"
+        bwrap = doctor.tool(context, "bwrap", "bubblewrap", what)
         checks += [bwrap] if bwrap.state == MISSING else [bwrap, doctor.user_namespaces(context)]
     if plan.base.base.kind == "debootstrap":
         checks.append(doctor.tool(context, "mmdebstrap", "mmdebstrap", "making the base"))

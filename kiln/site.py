@@ -252,6 +252,10 @@ class Site(Model):
     runtime: Literal["auto", "enroot", "embedded"] = Field(
         default="auto", description="`auto`: enroot where it is."
     )
+    unpack: Literal["kiln", "enroot"] = Field(
+        default="kiln",
+        description="Who unpacks the layers of a base from a registry where the runtime is enroot.",
+    )
     squashfs: Squashfs = Field(default=Squashfs(), description="How images are packed.")
     mirrors: Mapping[Annotated[str, AfterValidator(_distribution)], SiteUrl] = Field(
         default={}, description="Mirrors of `debian` and `ubuntu` that `debootstrap:` bases are made from."

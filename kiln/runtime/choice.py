@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Literal
 
 from kiln.errors import EnvironmentMissing
-from kiln.registry.client import Client
 from kiln.run import host_environment, which
 from kiln.runtime.contract import Runtime
 from kiln.runtime.embedded import Embedded
@@ -44,16 +43,13 @@ def choose(
     wanted: str,
     site: Site,
     workspace: Workspace,
-    client: Client,
     environ: Mapping[str, str],
     space: Space = HOST,
 ) -> Runtime:
     """The runtime for one build, working in `space`."""
     options = packing(site)
     if resolve(wanted, environ) == "embedded":
-        return Embedded(
-            workspace.containers, workspace.scratch, site.blobs, client, environ, options, workspace.id, space
-        )
+        return Embedded(workspace.containers, workspace.scratch, environ, options, workspace.id, space)
     mirrors = {host: registry.mirror for host, registry in site.registries.items()}
     return Enroot(
         Places(workspace.containers, workspace.enroot, workspace.scratch, site.enroot_cache),

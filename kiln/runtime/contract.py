@@ -6,7 +6,7 @@ no behaviour.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
@@ -17,6 +17,8 @@ from kiln.run import Result
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
+Fetch = Callable[[Resolved, Progress], Sequence[Path]]
+"""Brings an image's layers to this machine; returns their paths, lowest first."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,6 @@ class Runtime(Protocol):
 
     def rootfs(self, container: str) -> Path:
         """Where the tree of a container is, or will be."""
-        ...
-
-    def import_base(self, resolved: Resolved, container: str, output: Output, progress: Progress) -> None:
-        """Make a container from an image in a registry, pinned by digest. Raises `BaseError`.
-
-        What is worth telling on the way goes to `output`.
-        """
         ...
 
     def create(self, image: Path, container: str) -> None:

@@ -7,21 +7,16 @@ Owns how a container's tree is mounted and what a process in it sees. Limits: do
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from kiln import files, imageformat, squashfs
+from kiln import files, squashfs
 from kiln.errors import RuntimeFailure
 from kiln.manifest import Mount
-from kiln.registry import unpack as unpacking
-from kiln.registry.client import Client
-from kiln.registry.oci import Resolved
 from kiln.run import Result, TimeLimit, attach, host_environment, run
 from kiln.runtime import environment, gpu, mark, traces
-from kiln.runtime.contract import Command, Output, Progress
+from kiln.runtime.contract import Command, Output
 from kiln.runtime.mark import Listener
 from kiln.runtime.namespace import HOST, Space
 from kiln.runtime.sandbox import AS_ROOT, ISOLATED, Call, as_root, bind, sandboxed
@@ -34,7 +29,7 @@ TOOL_SECONDS = 3600.0
 
 
 class Embedded:
-    """Containers in `containers`, with their /tmp in `scratch`, downloads in `blobs`."""
+    """Containers in `containers`, with their /tmp in `scratch`."""
 
     name = "embedded"
 
@@ -42,16 +37,14 @@ class Embedded:
         self,
         containers: Path,
         scratch: Path,
-        blobs: Path,
-        client: Client,
         environ: Mapping[str, str],
         options: tuple[str, ...],
         build: str = "",
         space: Space = HOST,
     ) -> None:
         self._space = space
-        self._containers, self._scratch, self._blobs = containers, scratch, blobs
-        self._client, self._environ, self._squash = client, environ, options
+        self._containers, self._scratch = containers, scratch
+        self._environ, self._squash = environ, options
         # By this mark the next run finds what `kill -9` may have left of this one.
         self._env = host_environment(environ, {MARK: build} if build else None)
 
@@ -65,11 +58,6 @@ class Embedded:
     def _place(self, container: str) -> Path:
         """Where the runtime's own programs find the tree."""
         return self._containers / container
-
-    def import_base(self, resolved: Resolved, container: str, output: Output, progress: Progress) -> None:
-        blobs = self._client.pull(resolved, self._blobs, progress=progress)
-        unpack(blobs, resolved, self.rootfs(container), self._environ, progress)
-        imageformat.configure(self.rootfs(container), resolved.config, resolved.uri)
 
     def create(self, image: Path, container: str) -> None:
         squashfs.check(image)
@@ -187,35 +175,6 @@ class Embedded:
             inside = str(files.resolve_inside(tree, mount.target))
             options += bind(Mount(source=mount.source, target=inside, read_only=mount.read_only))
         return options
-
-
-def unpack(
-    blobs: list[Path], resolved: Resolved, tree: Path, environ: Mapping[str, str], progress: Progress
-) -> None:
-    """Apply an image's layers, lowest first, to the new folder `tree`.
-
-    Done by a child that is root in a user namespace and changes its root to `tree` before it writes.
-    Raises `BaseError` for layers that are damaged or hostile, `SpaceError` on a full disk.
-    """
-    tree.mkdir(parents=True)
-    argv = [sys.executable, "-m", "kiln.registry.unpack", str(tree)]
-    for blob, diff_id in zip(blobs, resolved.diff_ids, strict=True):
-        argv += [str(blob), diff_id]
-    env = host_environment(environ, {"PYTHONPATH": str(Path(__file__).resolve().parents[2])})
-    last = ""
-
-    def hear(line: str) -> None:
-        nonlocal last
-        last = line
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            progress(*json.loads(line)["progress"])
-
-    what = "unpack the base's layers"
-    hearing = Output(on_line=hear)
-    result = as_root(argv, what=what, writable=[tree], env=env, timeout=TOOL_SECONDS, output=hearing)
-    if result.returncode != 0:
-        unknown = RuntimeFailure(f"{what}: {result.outcome()}", "run: invoke doctor", result.tail(15))
-        raise unpacking.failure(last) or unknown
 
 
 @contextlib.contextmanager

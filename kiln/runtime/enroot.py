@@ -23,14 +23,13 @@ from kiln.errors import BaseError, EnvironmentMissing, ExportError, RuntimeFailu
 from kiln.manifest import Mount
 from kiln.registry.client import Resolved, endpoint
 from kiln.run import Result, TimeLimit, attach, host_environment, run
-from kiln.runtime import enrootcall, enrootwords, environment, mark, traces
-from kiln.runtime.contract import Command, Output, Progress
+from kiln.runtime import enrootcache, enrootcall, enrootwords, environment, mark, traces
+from kiln.runtime.contract import Command, Fetch, Output, Progress
 from kiln.runtime.enrootcall import Places, Surroundings
 from kiln.runtime.mark import Listener
 from kiln.runtime.namespace import HOST, Space
 
 OLDEST = (3, 4)
-FIRST_WITH_ZSTD_LAYERS = (4, 0)
 FIRST_MKSQUASHFS_STRICT = (4, 5)
 STRICT = "-exit-on-error"
 ATTEMPTS = 4
@@ -62,17 +61,22 @@ class Enroot:
     def rootfs(self, container: str) -> Path:
         return self._space.view(self._places.containers / container)
 
-    def import_base(self, resolved: Resolved, container: str, output: Output, progress: Progress) -> None:
+    def import_base(
+        self, resolved: Resolved, container: str, fetch: Fetch, output: Output, progress: Progress
+    ) -> None:
+        """Make a container from an image in a registry, pinned by digest, with enroot's own unpacking.
+
+        Its layers are brought by `fetch`; enroot asks for the manifest, and finds the rest in its cache.
+        What is worth telling on the way goes to `output`. Raises `BaseError`.
+        """
         if resolved.reference is None:
             raise ValueError(f"{resolved.uri} is not in a registry")
-        self._check_layers(resolved)
+        enrootcache.fill(resolved, fetch, self._places.cache, progress)
         where = endpoint(resolved.reference, self._site.mirrors)
         host = urlsplit(where.base).netloc
         image = self._places.private / f"{container}.sqsh"
-        progress(0, resolved.download_size)
         try:
             self._pull(f"docker://{host}#{where.repository}:{resolved.pinned}", image, where.base, output.say)
-            progress(resolved.download_size, resolved.download_size)
             self.create(image, container)
         finally:
             image.unlink(missing_ok=True)
@@ -187,14 +191,6 @@ class Enroot:
             return (STRICT,)
         usage = run(["mksquashfs", "-help"], what=asked, env=env, timeout=QUICK_SECONDS, check=False)
         return (STRICT,) if STRICT in usage.output else ()
-
-    def _check_layers(self, resolved: Resolved) -> None:
-        zstd = any(layer.media_type.endswith("zstd") for layer in resolved.layers)
-        if zstd and self._version < FIRST_WITH_ZSTD_LAYERS:
-            raise BaseError(
-                f"{resolved.uri} has layers packed with zstd, which enroot {self.version()} can't read",
-                "use enroot 4.0 or later, or build with: --runtime embedded",
-            )
 
     def _pull(self, uri: str, image: Path, base: str, say: Callable[[str], None]) -> None:
         """`enroot import`, again where that helps: finished layers are in the cache and are skipped."""

@@ -81,10 +81,10 @@ def pull_failure(uri: str, result: Result, credentials: Path) -> KilnError:
         message = (
             f"{host} has no {uri}, or only in OCI's own form, for which enroot's first request doesn't ask"
         )
-        hint = "look at the base's name; an OCI-only image builds with: --runtime embedded"
+        hint = "look at the base's name; for an OCI-only image set 'unpack: kiln' in the site profile"
     elif "Cannot hard link to" in output:
         message = f"{uri} has hard links to files of lower layers, and enroot unpacks each layer by itself"
-        hint = "build with: --runtime embedded"
+        hint = "set 'unpack: kiln' in the site profile"
     elif wrong := re.search(r"Checksum mismatch: (\w+)", output):
         message = f"{host} sent other bytes than sha256:{wrong[1]} stands for"
         hint = "run again; if it stays so, the registry or a proxy damages what it passes on"

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 from kiln.files import remove_tree
-from kiln.registry.client import Client, Network
-from kiln.registry.credentials import Credentials
 from kiln.run import Result
 from kiln.runtime.contract import Command, Output, Runtime
 from kiln.runtime.embedded import Embedded
@@ -84,8 +82,7 @@ def make_bench(kind: str, work: Path, small: Path) -> Bench:
 def _runtime(kind: str, work: Path) -> Runtime:
     environ = {**os.environ, "TERM": "dumb", "SECRET_OF_THE_HOST": "1"}
     if kind == "embedded":
-        client = Client(Network({}, None, "test"), Credentials(work / "none"))
-        return Embedded(work / "containers", work / "scratch", work / "blobs", client, environ, OPTIONS)
+        return Embedded(work / "containers", work / "scratch", environ, OPTIONS)
     real = real_enroot()
     folder = STANDIN if kind == "standin" or real is None else real.parent
     environ["PATH"] = f"{folder}:{environ['PATH']}"

@@ -1,21 +1,24 @@
-"""Pulls from a real registry: the embedded client, enroot's stand-in, and enroot where it is."""
+"""Bases from a real registry: unpacked by Kiln, by enroot's stand-in, and by enroot where it is."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from kiln.base import parse_base
+from kiln.bases import Found, Maker
 from kiln.errors import BaseError
 from kiln.files import remove_tree
 from kiln.registry.client import Client, Network, Resolved
 from kiln.registry.credentials import Credentials
+from kiln.registry.credentials import load as load_credentials
 from kiln.registry.reference import Reference
-from kiln.runtime.contract import Output
+from kiln.runtime.contract import Output, Progress
 from kiln.runtime.embedded import Embedded
 from kiln.runtime.enroot import Enroot
 from kiln.runtime.enrootcall import Places
@@ -29,6 +32,7 @@ CONFIG = {
     "Env": ["PATH=/usr/bin:/bin", "A=b c"], "Entrypoint": ["/bin/sh", "-c", "it's"], "Cmd": ["x y"],
     "WorkingDir": "/work dir", "Labels": {"a": "one\ntwo"}, "Volumes": {"/vol": {}},
 }  # fmt: skip
+CAPABILITY = b"\x01\x00\x00\x02\x00\x04" + bytes(14)
 pytestmark = pytest.mark.skipif(not registry_fixture.available(), reason="no docker-registry here")
 
 
@@ -44,6 +48,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
                 member("setuid", b"s", mode=0o4755), member("plain", b"first"), symlink("link", "plain"),
                 member("an odd name", b"o"), folder("dev"), member("dev/made", b"x"),
                 member("closed", b"c", mode=0o000),
+                member("capable", b"c", mode=0o755, xattrs={"security.capability": CAPABILITY}),
             )  # fmt: skip
             second = layer(
                 member(".wh.gone", b""), member("plain", b"second"), folder("opaque"),
@@ -68,37 +73,49 @@ def resolve(registry: Registry, repository: str, tag: str = "1") -> Resolved:
 
 
 class Puller:
-    """One runtime, with a folder and a credentials file of its own."""
+    """One runtime in a folder of its own. `login` is enroot's; Kiln's client has the right one."""
 
     def __init__(self, kind: str, work: Path, login: str = "") -> None:
-        (work / "config").mkdir()
-        (work / "config/.credentials").write_text(f"machine 127.0.0.1 {login}\n" if login else "")
-        (work / "config/.credentials").chmod(0o600)
+        for name in ("config", "good"):
+            (work / name).mkdir()
+            text = f"machine 127.0.0.1 {login if name == 'config' else 'login me password right'}\n"
+            (work / name / ".credentials").write_text(text if login or name == "good" else "")
+            (work / name / ".credentials").chmod(0o600)
         for name in ("containers", "private"):
             (work / name).mkdir()
         self.said: list[str] = []
-        self.output = Output(on_line=self.said.append)
-        environ = {**os.environ, "ENROOT_CONFIG_PATH": str(work / "config")}
+        self.output, self.work = Output(on_line=self.said.append), work
+        self.environ = {**os.environ, "ENROOT_CONFIG_PATH": str(work / "config")}
+        self.client = Client(Network({}, None, "test"), load_credentials(work / "good/.credentials", {}))
         self.runtime: Embedded | Enroot
         if kind == "embedded":
-            client = Client(Network({}, None, "test"), Credentials(work / "none"))
-            self.runtime = Embedded(
-                work / "containers", work / "scratch", work / "blobs", client, environ, OPTIONS
-            )
+            self.runtime = Embedded(work / "containers", work / "scratch", self.environ, OPTIONS)
             return
         real = real_enroot()
-        environ["PATH"] = f"{STANDIN if kind == 'standin' or real is None else real.parent}:{environ['PATH']}"
+        folder = STANDIN if kind == "standin" or real is None else real.parent
+        self.environ["PATH"] = f"{folder}:{self.environ['PATH']}"
         places = Places(work / "containers", work / "private", work / "scratch", work / "cache")
-        self.runtime = Enroot(places, environ, options=OPTIONS)
+        self.runtime = Enroot(places, self.environ, options=OPTIONS)
 
-    def pull(self, resolved: Resolved) -> dict[str, tuple[str, str]]:
+    def pull(self, resolved: Resolved, unpack: str = "enroot") -> dict[str, tuple[str, str]]:
         """Pull into a container; its tree, path to mode and contents."""
-        self.runtime.import_base(resolved, "base", self.output, lambda done, total: None)
+        base = parse_base(f"{resolved.reference.registry}/x:1" if resolved.reference else "")
+        found = Found(base, base.label, resolved.pinned, resolved.digest, 0, 0, 0, resolved=resolved)
+        blobs = self.work / "blobs"
+        maker = Maker(self.runtime, self.client, blobs, unpack, self.environ, self.output, ignored)
+        maker.make(found, "base")
+        return self.tree()
+
+    def tree(self) -> dict[str, tuple[str, str]]:
         tree, found = self.runtime.rootfs("base"), {}
         for path in tree.rglob("*"):
             text = os.readlink(path) if path.is_symlink() else path.read_text() if path.is_file() else ""
             found[str(path.relative_to(tree))] = (oct(path.lstat().st_mode), text)
         return found
+
+
+def ignored(done: int, total: int) -> None:
+    """Progress that nobody looks at."""
 
 
 @pytest.fixture
@@ -107,26 +124,84 @@ def work(tmp_path: Path) -> Iterator[Path]:
     remove_tree(tmp_path)
 
 
-def test_a_pull_gives_the_same_tree(kind: str, registry: Registry, work: Path) -> None:
+def capability(path: Path) -> bytes:
+    """A file's capabilities without their namespace; b"" for none."""
+    try:
+        return os.getxattr(path, "security.capability")[4:20]
+    except OSError:
+        return b""
+
+
+def test_kiln_unpacks_the_same_tree_with_every_runtime(kind: str, registry: Registry, work: Path) -> None:
     trees = []
     for number, each in enumerate((kind, "embedded")):
         (work / str(number)).mkdir()
-        trees.append(Puller(each, work / str(number)).pull(resolve(registry, "public/img")))
-    # enroot opens files to their owner that the layer had closed.
-    closed = [tree.pop("closed") for tree in trees]
-    assert {text for _, text in closed} == {"c"}
+        puller = Puller(each, work / str(number))
+        trees.append(puller.pull(resolve(registry, "public/img"), "kiln"))
+        assert capability(puller.runtime.rootfs("base") / "capable")[:2] == CAPABILITY[4:6]
+        assert not [line for line in puller.said if "layers" in line], "enroot was asked"
+    assert trees[0]["setuid"][0] == "0o104755"
     assert trees[0]["plain"][1] == "second"
-    setuid = [tree.pop("setuid")[0] for tree in trees]
-    # unsquashfs keeps the bit for root alone, so enroot does.
-    assert setuid == ["0o104755" if os.getuid() == 0 or kind == "embedded" else "0o100755", "0o104755"]
     assert "gone" not in trees[0]
     assert "opaque/old" not in trees[0]
     assert trees[0] == trees[1]
 
 
+def test_enroot_unpacks_the_same_tree_but_for_what_it_loses(
+    kind: str, registry: Registry, work: Path
+) -> None:
+    if kind == "embedded":
+        pytest.skip("it has no unpacking of its own")
+    trees = []
+    for number, unpack in enumerate(("enroot", "kiln")):
+        (work / str(number)).mkdir()
+        puller = Puller(kind, work / str(number))
+        trees.append(puller.pull(resolve(registry, "public/img"), unpack))
+        if unpack == "enroot":
+            assert capability(puller.runtime.rootfs("base") / "capable") == b""
+    # Both open files to their owner that the layer had closed.
+    assert trees[0]["closed"] == ("0o100400", "c")
+    # unsquashfs keeps the bit for root alone, so enroot does.
+    setuid = [tree.pop("setuid")[0] for tree in trees]
+    assert setuid == ["0o104755" if os.getuid() == 0 else "0o100755", "0o104755"]
+    assert trees[0] == trees[1]
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
+def test_enroot_downloads_nothing(kind: str, work: Path, compression: str) -> None:
+    """The registry can no longer give a layer once Kiln has it."""
+    if kind == "embedded":
+        pytest.skip("it has no unpacking of its own")
+    (work / "puller").mkdir()
+    puller, layers = Puller(kind, work / "puller"), [layer(member("a", b"1")), layer(member("b", b"2"))]
+    assert isinstance(puller.runtime, Enroot)
+    with registry_fixture.start_registry(work / "registry") as made:
+        # zstd is known to OCI alone, whose manifests enroot finds by an index alone.
+        oci, tag = compression == "zstd", "1"
+        image = push_image(
+            made, "img", tag, layers, CONFIG, oci=oci, compression=compression, architecture=ARCHITECTURE
+        )
+        push_index(made, "img", tag, {f"linux/{ARCHITECTURE}": image}, oci=False)
+        resolved = puller.client.resolve(Reference(made.host, "img", tag), platform.machine())
+
+        def fetch(wanted: Resolved, progress: Progress) -> Sequence[Path]:
+            blobs = puller.client.pull(wanted, work / "blobs", progress=progress)
+            for digest in (*image.layers, image.config_digest):
+                name = digest.removeprefix("sha256:")
+                (work / f"registry/data/docker/registry/v2/blobs/sha256/{name[:2]}/{name}/data").unlink()
+            return blobs
+
+        puller.runtime.import_base(resolved, "base", fetch, puller.output, ignored)
+    assert {name: text for name, (_, text) in puller.tree().items() if name in ("a", "b")} == {
+        "a": "1",
+        "b": "2",
+    }
+    assert "[INFO] Found all layers in cache" in puller.said
+
+
 def test_an_old_login_does_not_stop_a_public_pull(kind: str, registry: Registry, work: Path) -> None:
     if kind == "embedded":
-        pytest.skip("tests/unit/test_client.py has this for the embedded runtime")
+        pytest.skip("tests/unit/test_registry_auth.py has this for Kiln's client")
     puller = Puller(kind, work, "login me password wrong")
     assert "plain" in puller.pull(resolve(registry, "public/img"))
     assert [line for line in puller.said if "refuses the login of me; trying without" in line]
@@ -134,7 +209,7 @@ def test_an_old_login_does_not_stop_a_public_pull(kind: str, registry: Registry,
 
 def test_a_private_image(kind: str, registry: Registry, work: Path) -> None:
     if kind == "embedded":
-        pytest.skip("tests/unit/test_client.py has this for the embedded runtime")
+        pytest.skip("tests/unit/test_registry_auth.py has this for Kiln's client")
     for number, login in enumerate(("", "login me password wrong")):
         (work / str(number)).mkdir()
         with pytest.raises(BaseError, match="wants a login") as caught:
@@ -151,10 +226,11 @@ def test_what_is_not_there(kind: str, registry: Registry, work: Path) -> None:
     if kind == "embedded":
         pytest.skip("its blobs are named one by one")
     resolved = resolve(registry, "public/img")
-    wrong = dataclasses.replace(resolved, digest="sha256:" + "0" * 64, index_digest=None)
     puller = Puller(kind, work)
+    wrong = dataclasses.replace(resolved, digest="sha256:" + "0" * 64, index_digest=None)
     with pytest.raises(BaseError, match="has no docker://"):
         puller.pull(wrong)
+    # The layers are there by now: it is enroot that asks in vain.
     reference = dataclasses.replace(resolved.reference, registry="127.0.0.1:1")  # type: ignore[type-var]
     with pytest.raises(BaseError, match="cannot reach"):
         puller.pull(dataclasses.replace(resolved, reference=reference))
@@ -163,7 +239,7 @@ def test_what_is_not_there(kind: str, registry: Registry, work: Path) -> None:
 
 def test_credentials_open_to_others(kind: str, registry: Registry, work: Path) -> None:
     if kind == "embedded":
-        pytest.skip("kiln.registry.credentials has this")
+        pytest.skip("tests/unit/test_registry_auth.py has this for Kiln's client")
     puller = Puller(kind, work, "login me password right")
     (work / "config/.credentials").chmod(0o644)
     with pytest.raises(BaseError, match="open to others"):

@@ -38,6 +38,7 @@ from tests.standin.common import (
     usage,
 )
 
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 AS_ROOT = (
     "bwrap", "--bind", "/", "/", "--dev-bind", "/dev", "/dev", "--unshare-user", "--uid", "0", "--gid", "0",
     "--cap-add", "ALL",
@@ -162,6 +163,9 @@ class Registry:
                 )
         if hashlib.sha256(data).hexdigest() != target.name:
             said(f"Checksum mismatch: {target.name}")
+        tar = subprocess.run(["gzip", "-dfc"], input=data, stdout=subprocess.PIPE, check=True).stdout
+        if not data.startswith(ZSTD_MAGIC):
+            data = subprocess.run(["zstd", "-1qc"], input=tar, stdout=subprocess.PIPE, check=True).stdout
         temporary = target.with_name(f"{target.name}.{os.getpid()}")
         temporary.write_bytes(data)
         temporary.chmod(0o640)
@@ -214,7 +218,7 @@ def do_import(options: dict[str, list[str]], arguments: list[str]) -> None:
         program = str(Path(__file__).with_name("enroot"))
         tool(*AS_ROOT, "--", sys.executable, program, "--unpack", str(tree), *layers)
         info("Converting whiteouts...")
-        write_format(tree, json.loads(config.read_bytes()), registry.uri, arch)
+        write_format(tree, json.loads(plain(config)), registry.uri, arch)
         info("Creating squashfs filesystem...")
         squash(tree, target, [])
     finally:
@@ -225,23 +229,27 @@ def unpack(tree: Path, layers: list[str]) -> None:
     """Apply layers, lowest first. Runs as the root of a user namespace."""
     for layer in layers:
         with contextlib.ExitStack() as stack:
-            stream: Any = Path(layer)
-            if stream.open("rb").read(4) == b"\x28\xb5\x2f\xfd":
-                plain = stack.enter_context(tempfile.TemporaryFile(dir=tree.parent))
-                subprocess.run(["zstd", "-dcq", layer], stdout=plain, check=True)
-                plain.seek(0)
-                archive = stack.enter_context(tarfile.open(fileobj=plain))
-            else:
-                archive = stack.enter_context(tarfile.open(layer))
-            members = archive.getmembers()
+            stream: Any = stack.enter_context(tempfile.TemporaryFile(dir=tree.parent))
+            stream.write(plain(Path(layer)))
+            stream.seek(0)
+            members = stack.enter_context(tarfile.open(fileobj=stream)).getmembers()
         check_links(members)
         for member in members:
             make_way(tree, member)
-        use = ["--use-compress-program=zstd"] if stream.open("rb").read(4) == b"\x28\xb5\x2f\xfd" else []
         left_out = ["--anchored", "--exclude=dev/*", "--exclude=./dev/*", "--no-anchored", "--exclude=.wh.*"]
         # Owners can't be kept where one user is mapped; in the image all is root's.
-        tool("tar", "-C", str(tree), *left_out, *use, "--no-same-owner", "-pxf", layer)
+        tool(
+            "tar", "-C", str(tree), *left_out, "--use-compress-program=zstd", "--no-same-owner", "-pxf", layer
+        )
         open_up(tree)
+
+
+def plain(entry: Path) -> bytes:
+    """What an entry of the cache holds: zstd, whatever the registry had."""
+    done = subprocess.run(["zstd", "-dcq", str(entry)], stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout
 
 
 def check_links(members: list[tarfile.TarInfo]) -> None:
