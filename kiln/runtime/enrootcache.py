@@ -51,6 +51,7 @@ def fill(resolved: Resolved, fetch: Fetch, cache: Path, progress: Progress) -> N
                 repack(blob, missing[layer], target, stop, lambda done: meter.set(layer.digest, done))
             except Damaged as error:
                 raise BaseError(f"the layer {layer.digest}: {error}", DAMAGED) from error
+        meter.set(layer.digest, layer.size)
         return cache / layer.hex
 
     fetch_all(add, wanted.layers, len(os.sched_getaffinity(0)), progress)

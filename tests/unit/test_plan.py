@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 GIGABYTE = 10**9
 
 
-def planned(name: str, download: int = 9 * GIGABYTE, versions: tuple[str, ...] = ()) -> Plan:
+def planned(
+    name: str, download: int = 9 * GIGABYTE, versions: tuple[str, ...] = (), unpacker: str = "kiln"
+) -> Plan:
     """The plan for a shipped manifest, on a base of NGC's size that need not be asked for."""
     loaded = manifest.load(ROOT / f"manifests/{name}.yaml", hooks=smoke.hooks(ROOT / "hooks"))
     base = loaded.base
@@ -30,7 +32,7 @@ def planned(name: str, download: int = 9 * GIGABYTE, versions: tuple[str, ...] =
         runtime="enroot",
         architecture="amd64",
         packing=(),
-        unpacker="enroot",
+        unpacker=unpacker,
         versions=versions,
         uncached="of a test",
     )
@@ -67,6 +69,8 @@ def test_space_is_wanted_for_downloads_tree_and_file() -> None:
     assert needs[Path("/cache/blobs")] == 9 * GIGABYTE
     assert needs[Path("/scratch/work")] > 21 * GIGABYTE
     assert needs[Path("/images/pytorch-llm")] > 5 * GIGABYTE
+    needs = {need.path: need.size for need in planned("pytorch-llm", unpacker="enroot").needs}
+    assert needs[Path("/cache/blobs")] == 18 * GIGABYTE, "enroot's own cache is beside it"
 
 
 def test_too_little_space_is_told_per_path(tmp_path: Path) -> None:
