@@ -19,7 +19,7 @@ from kiln.registry import oci
 from kiln.registry.auth import Authorizer
 from kiln.registry.blobs import blob_path
 from kiln.registry.credentials import Credentials
-from kiln.registry.download import Fetcher, Meter, Progress, fetch_all
+from kiln.registry.download import Progress, Pull
 from kiln.registry.oci import Descriptor, Resolved
 from kiln.registry.reference import Reference
 from kiln.registry.repository import Endpoint, Repository
@@ -27,6 +27,7 @@ from kiln.registry.transport import Network, Notify, Transport, Wait, host_of, s
 
 __all__ = ["Client", "Network", "Resolved"]
 
+JOBS = 4
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
@@ -67,17 +68,18 @@ class Client:
 
     def download(self, reference: Reference, wanted: Descriptor, blobs: Path) -> Path:
         """Bring one blob into the folder `blobs`, or find it there; returns its path."""
-        fetcher = Fetcher(self._repository(reference), blobs, self._notify)
-        return fetcher.fetch(wanted, Event(), Meter())
+        Pull(self._repository(reference), blobs, self._notify).run([wanted], JOBS, None)
+        return blob_path(blobs, wanted.digest)
 
     def pull(
-        self, resolved: Resolved, blobs: Path, jobs: int = 4, progress: Progress | None = None
+        self, resolved: Resolved, blobs: Path, jobs: int = JOBS, progress: Progress | None = None
     ) -> list[Path]:
-        """Bring all layers into `blobs`. Returns their paths, lowest first, repeated ones repeated."""
+        """Bring all layers into `blobs` over `jobs` connections. Returns their paths, lowest first, repeated
+        ones repeated."""
         if resolved.reference is None:
             raise ValueError(f"{resolved.uri} is not in a registry: see kiln.registry.layout")
-        fetcher = Fetcher(self._repository(resolved.reference), blobs, self._notify)
-        fetch_all(fetcher.fetch, resolved.layers, jobs, progress)
+        repository = self._repository(resolved.reference)
+        Pull(repository, blobs, self._notify).run(resolved.layers, jobs, progress)
         return [blob_path(blobs, layer.digest) for layer in resolved.layers]
 
     def _repository(self, reference: Reference) -> Repository:

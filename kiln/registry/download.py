@@ -1,5 +1,11 @@
 """Blobs from a registry: gone on with after a cut, verified, several at once.
 
+A pull has so many threads, each with one connection. A thread begins a blob that nobody has begun,
+the largest first, and then fetches its ranges one after the other; where no such blob is left it
+helps with the ranges of the others. A large blob's ranges are given to helpers once the source has
+shown that it honours them (RFC 9110, section 14): until then, and where it doesn't, one thread
+fetches the blob in one stream.
+
 Owns the tries of one blob and the threads of a pull. How a request is made and authorised is the
 client's; where blobs lie is `kiln.registry.blobs`'.
 """
@@ -9,18 +15,19 @@ from __future__ import annotations
 import contextlib
 import queue
 import re
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from threading import Event
+from threading import Condition, Event
 from typing import Protocol
 
 import requests
 
 from kiln.errors import BaseError
-from kiln.registry.blobs import Partial, WrongBytes, blob_path, claimed, complete
+from kiln.registry.blobs import Partial, WrongBytes, claimed, complete
 from kiln.registry.oci import Descriptor
 from kiln.registry.transport import PIECE, TRIES, Cut, Notify, Stopped, bounded
 
@@ -53,128 +60,225 @@ class Meter:
 
     def __init__(self) -> None:
         self._sizes: dict[str, int] = {}
+        self._told = 0
 
     def set(self, digest: str, size: int) -> None:
         self._sizes[digest] = size
 
     def total(self) -> int:
-        return sum(list(self._sizes.values()))
+        """Never less than before, though wrong bytes are fetched anew."""
+        self._told = max(self._told, sum(list(self._sizes.values())))
+        return self._told
 
 
-@dataclass(frozen=True)
-class Fetcher:
-    """Brings blobs from `source` into the folder `blobs`."""
+class Pull:
+    """The blobs that come from `source` into the folder `blobs` together, and the threads that fetch them."""
 
-    source: Source
-    blobs: Path
-    notify: Notify
+    def __init__(self, source: Source, blobs: Path, notify: Notify) -> None:
+        self.source, self.blobs, self.notify = source, blobs, notify
+        self.stop, self.meter = Event(), Meter()
+        # Guards what threads agree on, and is notified when there may be work for one that waits.
+        self.changed = Condition()
+        self._waiting, self._begun = deque[Download](), list[Download]()
+        self._ended = queue.SimpleQueue[BaseException | None]()
 
-    def fetch(self, wanted: Descriptor, stop: Event, meter: Meter) -> Path:
-        """Bring one blob and verify it; wrong bytes are fetched once more. Returns its path."""
-        if not complete(self.blobs, wanted):
-            with claimed(self.blobs, wanted, self.notify) as path:
-                if not complete(self.blobs, wanted):
-                    self._fetch_twice(wanted, path, stop, meter)
-        meter.set(wanted.digest, wanted.size)
-        return blob_path(self.blobs, wanted.digest)
+    def run(self, wanted: Sequence[Descriptor], jobs: int, progress: Progress | None) -> None:
+        """Bring each blob over `jobs` connections in all; the first failure stops the others and is raised."""
+        work = sorted(dict.fromkeys(wanted), key=lambda item: -item.size)
+        self._waiting.extend(Download(self, item) for item in work)
+        total = sum(item.size for item in work)
+        # Daemons: a thread that hangs on a dead line must not keep a stopped process alive.
+        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(jobs)]
+        try:
+            for thread in threads:
+                thread.start()
+            self._wait_for(jobs, lambda: progress(self.meter.total(), total) if progress else None)
+        finally:
+            self.stop.set()
+            with self.changed:
+                self.changed.notify_all()
+            deadline = time.monotonic() + STOP_SECONDS
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _fetch_twice(self, wanted: Descriptor, path: Path, stop: Event, meter: Meter) -> None:
+    def _work(self) -> None:
+        try:
+            while task := self._task():
+                task()
+            self._ended.put(None)
+        except BaseException as error:
+            self._ended.put(error)
+
+    def _task(self) -> Callable[[], None] | None:
+        """What a free thread does next; waits for it. None once there will be nothing more."""
+        with self.changed:
+            while not self.stop.is_set():
+                if self._waiting:
+                    self._begun.append(self._waiting.popleft())
+                    return self._begun[-1].own
+                for download in self._begun:
+                    if download.wants_help():
+                        return download.help
+                if all(download.done for download in self._begun):
+                    break
+                self.changed.wait()
+        return None
+
+    def _wait_for(self, count: int, tick: Callable[[], None]) -> None:
+        while count:
+            try:
+                error = self._ended.get(timeout=PROGRESS_SECONDS)
+            except queue.Empty:
+                tick()
+                continue
+            if error is not None and not isinstance(error, Stopped):
+                raise error
+            count -= 1
+        tick()
+
+
+class Download:
+    """One blob of a pull: one thread claims, opens and verifies it, and others help with its ranges."""
+
+    def __init__(self, pull: Pull, wanted: Descriptor) -> None:
+        self._pull, self._wanted, self.done = pull, wanted, False
+        self._partial: Partial | None = None
+        self._taken = set[int]()
+        self._ranged: bool | None = None  # Whether the source gives ranges; None until it was seen.
+
+    def own(self) -> None:
+        """Bring the blob and verify it; wrong bytes are fetched once more."""
+        pull, wanted = self._pull, self._wanted
+        if not complete(pull.blobs, wanted):
+            with claimed(pull.blobs, wanted, pull.notify) as path:
+                if not complete(pull.blobs, wanted):
+                    self._fetch_twice(path)
+        pull.meter.set(wanted.digest, wanted.size)
+        with pull.changed:
+            self.done = True
+            pull.changed.notify_all()
+
+    def wants_help(self) -> bool:
+        """Whether a range could be fetched by another thread."""
+        return self._ranged is True and self._free() is not None
+
+    def help(self) -> None:
+        """Fetch ranges as long as some are free."""
+        while taken := self._take(own=False):
+            self._fetch(*taken, own=False)
+
+    def _fetch_twice(self, path: Path) -> None:
+        place, wanted = self._pull.source.place, self._wanted
         for last in (False, True):
             with Partial(path, wanted) as partial:
                 try:
-                    self._go_on(wanted, partial, stop, meter)
+                    with self._shared(partial):
+                        while taken := self._take(own=True):
+                            self._fetch(*taken, own=True)
                     partial.finish()
                     return
                 except WrongBytes as error:
                     partial.remove()
                     if last:
                         raise BaseError(
-                            f"{self.source.place} sends wrong bytes for {wanted.digest}: {error.message}",
+                            f"{place} sends wrong bytes for {wanted.digest}: {error.message}",
                             "twice: a proxy or mirror changes what it passes on, or the image is damaged",
                         ) from None
-                    self.notify(f"{self.source.place}: wrong bytes for {wanted.short}; fetching it anew")
+                    self._pull.notify(f"{place}: wrong bytes for {wanted.short}; fetching it anew")
 
-    def _go_on(self, wanted: Descriptor, partial: Partial, stop: Event, meter: Meter) -> None:
-        """Fetch until the size is reached. A try that brought bytes doesn't count: some proxies cut often."""
-        failures = 0
-        while partial.size < wanted.size:
-            before, trouble = partial.size, "the answer ended early"
-            try:
-                self._stream(wanted, partial, stop, meter, SMALL_PIECE if failures else PIECE)
-            except Cut as error:
-                trouble = str(error)
-            if partial.size >= wanted.size:
-                return
-            failures = 1 if partial.size > before else failures + 1
-            if failures >= TRIES:
-                raise self.source.unreachable(f"{wanted.digest}: {trouble}")
-            cut = f"{wanted.short} cut at {partial.size} of {wanted.size} bytes ({trouble})"
-            self.source.pause(failures, cut, stop)
+    @contextlib.contextmanager
+    def _shared(self, partial: Partial) -> Iterator[None]:
+        """Let others help. At the end none of them writes any more, so that the file may be closed."""
+        changed = self._pull.changed
+        with changed:
+            self._partial = partial
+        try:
+            yield
+        finally:
+            with changed:
+                self._partial = None
+                while self._taken:
+                    changed.wait()
 
-    def _stream(self, wanted: Descriptor, partial: Partial, stop: Event, meter: Meter, piece: int) -> None:
+    def _free(self) -> int | None:
+        unfinished = self._partial.unfinished() if self._partial else []
+        return next((index for index in unfinished if index not in self._taken), None)
+
+    def _take(self, own: bool) -> tuple[Partial, int] | None:
+        """A range to fetch. The owner waits for one until all are there: a helper may fail and leave its own."""
+        changed = self._pull.changed
+        with changed:
+            while not self._pull.stop.is_set():
+                index = self._free() if own or self._ranged else None
+                if self._partial and index is not None:
+                    self._taken.add(index)
+                    return self._partial, index
+                if not own or not self._taken:
+                    return None
+                changed.wait()
+        raise Stopped
+
+    def _fetch(self, partial: Partial, index: int, own: bool) -> None:
+        """Fetch until the range is there. A try that brought bytes doesn't count: some proxies cut often.
+
+        A helper also ends where there are no ranges to be had, and leaves the rest to the owner.
+        """
+        source, wanted, failures = self._pull.source, self._wanted, 0
+        try:
+            while True:
+                piece = SMALL_PIECE if failures else PIECE
+                gained, trouble = self._receive(partial, index, own, piece)
+                if index not in partial.unfinished() or not (own or self._ranged):
+                    return
+                failures = 1 if gained else failures + 1
+                if failures >= TRIES:
+                    raise source.unreachable(f"{wanted.digest}: {trouble}")
+                cut = f"{wanted.short} cut at {partial.size} of {wanted.size} bytes ({trouble})"
+                source.pause(failures, cut, self._pull.stop)
+        finally:
+            with self._pull.changed:
+                self._taken.discard(index)
+                self._pull.changed.notify_all()
+
+    def _receive(self, partial: Partial, index: int, own: bool, piece: int) -> tuple[int, str]:
+        """One request for what is missing of a range: how many missing bytes it brought, and what ended it."""
+        pull, wanted, gained = self._pull, self._wanted, 0
+        offset, end = partial.gap(index)
         # Anything but the plain bytes would have another digest.
         headers = {"Accept-Encoding": "identity"}
-        if partial.size:
-            headers["Range"] = f"bytes={partial.size}-"
-        with self.source.open_blob(wanted.digest, headers, stop) as response:
-            if partial.size and not _continues(response, partial.size):
-                partial.restart()
-            if response.status_code == 416:
-                return
-            for chunk in bounded(response, None, stop, piece):
-                partial.write(chunk)
-                meter.set(wanted.digest, partial.size)
+        asked = self._ranged is not False and (offset, end) != (0, wanted.size)
+        if asked:
+            headers["Range"] = f"bytes={offset}-{end - 1}"
+        with pull.source.open_blob(wanted.digest, headers, pull.stop) as response:
+            if asked:
+                self._learn(_begins_at(response, wanted.size) == offset)
+            if own and response.status_code == 200:
+                # All of it, whatever was asked for; also more than it should be, which is to be noticed.
+                offset, end = 0, sys.maxsize
+            elif _begins_at(response, wanted.size) != offset:
+                return 0, f"{response.status_code}, not the bytes asked for"
+            try:
+                for chunk in bounded(response, None, pull.stop, piece):
+                    part = chunk[: end - offset]
+                    if not part:
+                        break
+                    gained += partial.write(offset, part)
+                    offset += len(part)
+                    pull.meter.set(wanted.digest, partial.size)
+            except Cut as error:
+                return gained, str(error)
+        return gained, "the answer ended early"
+
+    def _learn(self, ranged: bool) -> None:
+        with self._pull.changed:
+            # An answer without the range weighs more than others with it: one stream is always right.
+            self._ranged = ranged and self._ranged is not False
+            self._pull.changed.notify_all()
 
 
-def _continues(response: requests.Response, size: int) -> bool:
-    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    return response.status_code == 206 and match is not None and int(match[1]) == size
-
-
-def fetch_all(
-    fetch: Callable[[Descriptor, Event, Meter], Path],
-    wanted: Sequence[Descriptor],
-    jobs: int,
-    progress: Progress | None,
-) -> None:
-    """Run `fetch` for each blob, the largest first; the first failure stops the others and is raised."""
-    stop, meter, work = Event(), Meter(), list(dict.fromkeys(wanted))
-    total, ended = sum(item.size for item in work), queue.SimpleQueue[BaseException | None]()
-    todo = queue.SimpleQueue[Descriptor]()
-    for item in sorted(work, key=lambda item: -item.size):
-        todo.put(item)
-
-    def worker() -> None:
-        try:
-            while not stop.is_set():
-                fetch(todo.get_nowait(), stop, meter)
-        except queue.Empty:
-            ended.put(None)
-        except BaseException as error:
-            ended.put(error)
-
-    # Daemons: a thread that hangs on a dead line must not keep a stopped process alive.
-    threads = [threading.Thread(target=worker, daemon=True) for _ in range(min(jobs, len(work)))]
-    try:
-        for thread in threads:
-            thread.start()
-        _wait_for(len(threads), ended, lambda: progress(meter.total(), total) if progress else None)
-    finally:
-        stop.set()
-        deadline = time.monotonic() + STOP_SECONDS
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join(max(0.0, deadline - time.monotonic()))
-
-
-def _wait_for(count: int, ended: queue.SimpleQueue[BaseException | None], tick: Callable[[], None]) -> None:
-    while count:
-        try:
-            error = ended.get(timeout=PROGRESS_SECONDS)
-        except queue.Empty:
-            tick()
-            continue
-        if error is not None and not isinstance(error, Stopped):
-            raise error
-        count -= 1
-    tick()
+def _begins_at(response: requests.Response, size: int) -> int | None:
+    """Where a part (206) of a blob of `size` bytes begins, by its Content-Range (RFC 9110, section 14.4)."""
+    value = response.headers.get("Content-Range", "") if response.status_code == 206 else ""
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", value, re.ASCII | re.IGNORECASE)
+    return int(match[1]) if match and match[2] in (str(size), "*") else None

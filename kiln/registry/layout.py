@@ -261,7 +261,7 @@ def _copy(
         inflated = Inflated(stream, Budget(UNFOLDED_LIMIT)) if inflate else None
         try:
             while piece := (inflated.next() if inflated else stream.read(COPY_SIZE)):
-                partial.write(piece)
+                partial.write(partial.size, piece)
             partial.finish()
         except (WrongBytes, Damaged) as error:
             partial.remove()

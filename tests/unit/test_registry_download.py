@@ -15,10 +15,10 @@ import pytest
 from kiln import files
 from kiln.errors import BaseError, SpaceError, StoreError
 from kiln.registry.blobs import Partial
-from kiln.registry.download import fetch_all
+from kiln.registry.client import Client, Network
 from kiln.registry.oci import Descriptor, Resolved
 from tests.registry_fixture import sha256
-from tests.unit.test_registry_transport import Bench, Fake, Reply, errors, fake
+from tests.unit.test_registry_transport import Bench, Fake, Reply, Request, errors, fake
 
 __all__ = ["fake"]
 
@@ -80,7 +80,7 @@ def test_a_cut_blob_is_gone_on_with(fake: Fake, bench: Bench) -> None:
     assert download(bench).read_bytes() == DATA
     ranges = [request.headers.get("Range") for request in fake.seen(url)]
     # After the first cut in smaller pieces, of which less is lost.
-    assert ranges == [None, f"bytes={2 << 20}-", f"bytes={(2 << 20) + 61 * (1 << 14)}-"]
+    assert ranges == [None, "bytes=2097152-4194303", f"bytes={(2 << 20) + 61 * (1 << 14)}-4194303"]
     assert "cut at 2097152 of 4194304 bytes" in bench.said[0]
 
 
@@ -172,22 +172,26 @@ def test_ctrl_c_comes_through_at_once(fake: Fake, bench: Bench) -> None:
     release.set()
 
 
-def test_a_stop_ends_a_wait() -> None:
+def test_a_stop_ends_a_wait(fake: Fake, bench: Bench) -> None:
     """One blob fails while another waits to try again: the wait ends, not the patience."""
-    waiting, ended = Event(), list[str]()
+    waiting, ended = Event(), Event()
 
-    def fetch(wanted: Descriptor, stop: Event, meter: object) -> Path:
-        if wanted.digest == "fails":
-            waiting.wait(10)
-            raise BaseError("enough")
+    def wait(stop: Event, seconds: float) -> bool:
         waiting.set()
-        stop.wait(20)
-        ended.append(wanted.digest)
-        return Path()
+        if stop.wait(20):
+            ended.set()
+        return True
 
-    with pytest.raises(BaseError, match="enough"):
-        fetch_all(fetch, [Descriptor("waits", 2, ""), Descriptor("fails", 1, "")], 2, None)
-    assert ended == ["waits"]
+    def missing(request: Request) -> Reply:
+        waiting.wait(10)
+        return Reply(404)
+
+    resolved = resolve(fake, bench, b"waits", b"fails")
+    fake.on(fake.blob(b"waits"), Reply(503)).on(fake.blob(b"fails"), missing)
+    patient = Client(Network(), bench.credentials, wait=wait)
+    with pytest.raises(BaseError, match="does not have the blob"):
+        patient.pull(resolved, bench.blobs)
+    assert ended.wait(10)
 
 
 def test_two_processes_fetch_a_blob_once(fake: Fake, bench: Bench) -> None:
@@ -214,30 +218,24 @@ def test_two_processes_fetch_a_blob_once(fake: Fake, bench: Bench) -> None:
     assert f"waiting for {os.uname().nodename} pid {other.pid}" in bench.said[0]
 
 
-class FullDisk:
-    """A file on a disk with room for `left` bytes."""
-
-    def __init__(self, left: int) -> None:
-        self.left = left
-
-    def write(self, data: memoryview) -> int:
-        taken = min(self.left, len(data))
-        if not taken:
-            raise OSError(28, "No space left on device")
-        self.left -= taken
-        return taken
-
-
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, real = [1000], os.pwrite
+
+    def pwrite(descriptor: int, data: memoryview, offset: int) -> int:
+        if not left:
+            raise OSError(28, "No space left on device")
+        return real(descriptor, data[: left.pop()], offset)
+
     with Partial(tmp_path / "blob", described(DATA)) as partial:
-        real = partial._file
-        monkeypatch.setattr(partial, "_file", FullDisk(1000))
+        monkeypatch.setattr(os, "pwrite", pwrite)
         with pytest.raises(
             SpaceError, match=f"no space left in {tmp_path}: 4194304 more bytes are needed"
         ) as caught:
-            partial.write(DATA)
-        monkeypatch.setattr(partial, "_file", real)
+            partial.write(0, DATA)
     assert f"df -h {tmp_path}" in caught.value.hint
+    # What was written before is there for the next run.
+    with Partial(tmp_path / "blob", described(DATA)) as partial:
+        assert partial.size == 1000
 
 
 def test_a_folder_that_cannot_be_made(bench: Bench) -> None:

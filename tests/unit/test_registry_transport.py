@@ -115,14 +115,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         reply = self.fake.answer(Request(self.path, dict(self.headers)))
-        asked = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start = int(asked[1]) if asked and reply.ranges and reply.status == 200 else 0
-        body, status = reply.body[start:], 206 if start else reply.status
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        ranged = asked if reply.ranges and reply.status == 200 else None
+        start, end = (int(ranged[1]), int(ranged[2]) + 1) if ranged else (0, len(reply.body))
+        body, status = reply.body[start:end], 206 if ranged else reply.status
         self.send_response(status)
-        for key, value in {"Content-Length": str(len(body)), **reply.headers}.items():
+        part = {"Content-Range": f"bytes {start}-{end - 1}/{len(reply.body)}"} if ranged else {}
+        for key, value in {"Content-Length": str(len(body)), **part, **reply.headers}.items():
             self.send_header(key, value)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(reply.body) - 1}/{len(reply.body)}")
         self.end_headers()
         self.wfile.flush()
         if reply.until:
