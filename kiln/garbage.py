@@ -6,11 +6,12 @@ Owns the list of places that are looked at. What goes first there is `kiln.layer
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kiln import workspace
+from kiln import packagecache, workspace
 from kiln.context import Context
 from kiln.layers import housekeeping
 from kiln.layers.housekeeping import Doomed, Item, Limits
@@ -73,6 +74,9 @@ def _local(context: Context) -> Iterator[Item]:
     blobs = context.site.blobs / "sha256"
     paths = (path for path in blobs.iterdir() if path.suffix != ".lock") if blobs.is_dir() else iter(())
     yield from housekeeping.file_items("download", paths)
+    before = time.time() - context.site.layers.keep_unused
+    own = packagecache.own(context.site.packages)
+    yield from housekeeping.file_items("package", packagecache.unused(own, before))
 
 
 def _held(work: Path) -> frozenset[str]:

@@ -10,10 +10,12 @@ import contextlib
 import os
 import shlex
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from kiln import debootstrap, files, imageedit, imageformat, layercommand, workspace
+from kiln import debootstrap, files, imageedit, imageformat, layercommand, packagecache, workspace
 from kiln.context import Context
 from kiln.errors import KilnError, LayerError, RuntimeFailure, SpaceError
 from kiln.layercommand import INSIDE, LAYER, STATE, TEMPORARY, LayerCommand
@@ -85,10 +87,29 @@ class Runner:
             mounts=(
                 *build_mounts(self.context, self.plan, self.workspace),
                 *made.mounts,
+                *self._package_cache(item),
                 *self._script(item),
             ),
             timeout=float(item.layer.timeout),
         )
+
+    def _package_cache(self, item: PlannedLayer) -> tuple[Mount, ...]:
+        """The cache of the layer's kind, where it has one."""
+        if item.layer.kind not in packagecache.KINDS:
+            return ()
+        found = self._package_caches.get(item.layer.kind)
+        return (found,) if found else ()
+
+    @cached_property
+    def _package_caches(self) -> Mapping[str, Mount]:
+        """By kind; asked once a build, so that a cache that can't be used is told once."""
+        packages = self.context.site.packages
+        try:
+            return {kind: packagecache.mount(packages, kind) for kind in packagecache.KINDS}
+        except OSError as error:
+            place = error.filename or packages
+            self.context.ui.warn(f"packages are downloaded without a cache: {place}: {error.strerror}")
+            return {}
 
     def _script(self, item: PlannedLayer) -> tuple[Mount, ...]:
         """The text of a run layer, as a file: it never passes through a shell's command line."""

@@ -7,6 +7,7 @@ certificates and package indexes into a container:
     <cache>/v1/blobs    downloaded layers of bases, by digest     KILN_CACHE in the environment wins
     <cache>/v1/enroot   enroot's own cache
     <cache>/v1/logs     logs of builds
+    <cache>/v1/packages what layers download of packages, a folder for each user: see kiln.packagecache
     <scratch>/work      private folders of builds   (<cache>/v1/… where a profile has no scratch)
     <scratch>/trees     the layer store's local tier
     <shared>/v1         its shared tier, where a profile has one
@@ -282,6 +283,10 @@ class Site(Model):
     @property
     def logs(self) -> Path:
         return self.cache / _LAYOUT / "logs"
+
+    @property
+    def packages(self) -> Path:
+        return self.cache / _LAYOUT / "packages"
 
     @property
     def work(self) -> Path:

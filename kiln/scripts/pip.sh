@@ -14,10 +14,24 @@ if ! "$python" -m pip --version > /dev/null 2>&1; then
 fi
 # The image is the environment: what PEP 668 protects is somebody's machine.
 export PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
-export PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1 PIP_PROGRESS_BAR=off
+export PIP_NO_INPUT=1 PIP_PROGRESS_BAR=off
+cache=/run/kiln/packages/pip
+if [ -d "$cache" ]; then
+    # Builds share what pip downloads. A wheel that it makes itself depends on the image in which it does.
+    unset PIP_NO_CACHE_DIR
+    export PIP_CACHE_DIR="$TMPDIR/pip"
+    mkdir -p "$PIP_CACHE_DIR"
+    for part in http http-v2; do
+        mkdir -p "$cache/$part"
+        ln -sfn "$cache/$part" "$PIP_CACHE_DIR/$part"
+    done
+else
+    export PIP_NO_CACHE_DIR=1
+fi
 if [ "$upgrade" = true ]; then
     "$python" -m pip install --upgrade pip
 fi
 if [ $# -gt 0 ]; then
     "$python" -m pip install "$@"
 fi
+rm -rf "$TMPDIR/pip"

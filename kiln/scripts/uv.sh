@@ -10,7 +10,22 @@ if ! command -v "$python" > /dev/null; then
     echo "kiln: the image has no '$python'; put an apt layer with python3 before this one" >&2
     exit 1
 fi
-export UV_CACHE_DIR="$TMPDIR/uv" UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never UV_NO_CONFIG=1 UV_NO_PROGRESS=1
+unset UV_NO_CACHE
+cache=/run/kiln/packages/uv
+if [ -d "$cache" ]; then
+    # Builds share the wheels that uv downloads, which lead to archives. The rest is this layer's own: a
+    # wheel that uv makes itself, and what it knows of a Python, depend on the image. All is below one
+    # mount, for uv renames from one to the other.
+    UV_CACHE_DIR=$(mktemp -d "$cache/build.XXXXXX")
+    for part in archive-v0 wheels-v8; do
+        mkdir -p "$cache/$part"
+        ln -s "../$part" "$UV_CACHE_DIR/$part"
+    done
+else
+    UV_CACHE_DIR=$TMPDIR/uv
+fi
+trap 'rm -rf "$UV_CACHE_DIR"' EXIT
+export UV_CACHE_DIR UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never UV_NO_CONFIG=1 UV_NO_PROGRESS=1
 # A read-only image can't keep what Python compiles at each start.
 export UV_COMPILE_BYTECODE=1
 if [ -z "$venv" ]; then
@@ -32,4 +47,3 @@ else
         exit 1
     fi
 fi
-rm -rf "$UV_CACHE_DIR"

@@ -156,7 +156,12 @@ def test_record_checksum_channel_and_catalog_agree_with_the_file(debian: Debian)
 
 def test_nothing_but_logs_is_left_of_the_build(debian: Debian) -> None:
     assert debian.project.workspaces() == []
-    assert sorted(path.name for path in (debian.project.cache / "v1").iterdir()) == ["logs", "trees", "work"]
+    assert sorted(path.name for path in (debian.project.cache / "v1").iterdir()) == [
+        "logs",
+        "packages",
+        "trees",
+        "work",
+    ]
     assert sorted((debian.project.root / "home").rglob("*")) == []
 
 

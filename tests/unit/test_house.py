@@ -34,7 +34,7 @@ LAYERS = (
     ("registry",),
     ("runtime",),
     ("layercommand", "layers", "debootstrap", "bases", "plan", "smoke", "publish", "catalog", "startlines"),
-    ("context",),
+    ("context", "packagecache"),
     ("doctor", "preflight", "layerrun", "finish", "garbage"),
     ("assembly",),
     ("build",),
