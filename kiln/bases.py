@@ -35,6 +35,7 @@ UNPACKED_PER_PACKED = 2.4
 DEBOOTSTRAP_BYTES = 300_000_000
 # zip, and so every wheel that a layer builds, can't hold an earlier time: 1980-01-02.
 EARLIEST = 315_619_200
+KILN = "kiln"
 MAKE_TIME_OFFSET = 8
 """Offset of the superblock's u32 with the time a squashfs was made."""
 
@@ -135,7 +136,7 @@ def unpacker(found: Found, runtime: str, unpack: str) -> str:
     if found.image:
         return runtime
     pulled = found.resolved is not None and found.local is None
-    return unpack if pulled and runtime == Enroot.name else "kiln"
+    return unpack if pulled and runtime == Enroot.name else KILN
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,9 @@ def restore_identity(rootfs: Path, state: Path) -> None:
 def declare(plan: Plan, rootfs: Path) -> None:
     """Environment, entrypoint and mounts, over what the base says of each."""
     manifest = plan.manifest
+    if plan.base.resolved:
+        # The tree may have been made for another image, whose base has another name.
+        imageformat.restate_origin(rootfs, plan.base.resolved.uri)
     before = (files.read_inside(rootfs, "/etc/environment") or b"").decode("utf-8", "surrogateescape")
     if manifest.env:
         text = imageedit.with_variables(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,6 +86,16 @@ def configure(rootfs: Path, config: Mapping[str, Any], uri: str) -> None:
     for name, text in {**texts, "rc.local": RC_LOCAL}.items():
         files.write_atomic(etc / name, text.encode("utf-8", "surrogateescape"))
     _folder(rootfs, workdir(config))
+
+
+def restate_origin(rootfs: Path, uri: str) -> None:
+    """Name `uri` as where the image comes from: not a mirror of it, nor another tag of the same digest."""
+    text = files.read_inside(rootfs, "/etc/rc") or b""
+    first, newline, rest = text.partition(b"\n")
+    wanted = f"# enroot-provenance: {uri}".encode()
+    if first.startswith(b"# enroot-provenance: ") and first != wanted:
+        path = rootfs.joinpath(*files.resolve_inside(rootfs, "/etc/rc").parts[1:])
+        files.write_atomic(path, wanted + newline + rest, stat.S_IMODE(path.stat().st_mode))
 
 
 def parse_environment(text: str, variables: Mapping[str, str] | None = None) -> dict[str, str]:

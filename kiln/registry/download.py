@@ -83,7 +83,7 @@ class Pull:
         self._ended = queue.SimpleQueue[BaseException | None]()
 
     def run(self, wanted: Sequence[Descriptor], jobs: int, progress: Progress | None) -> None:
-        """Bring each blob over `jobs` connections in all; the first failure stops the others and is raised."""
+        """Bring each blob over `jobs` connections; the first failure stops the others and is raised."""
         work = sorted(dict.fromkeys(wanted), key=lambda item: -item.size)
         self._waiting.extend(Download(self, item) for item in work)
         total = sum(item.size for item in work)
@@ -206,7 +206,7 @@ class Download:
         return next((index for index in unfinished if index not in self._taken), None)
 
     def _take(self, own: bool) -> tuple[Partial, int] | None:
-        """A range to fetch. The owner waits for one until all are there: a helper may fail and leave its own."""
+        """A range to fetch. The owner waits until all are there: a helper may fail and leave its own."""
         changed = self._pull.changed
         with changed:
             while not self._pull.stop.is_set():
@@ -242,7 +242,7 @@ class Download:
                 self._pull.changed.notify_all()
 
     def _receive(self, partial: Partial, index: int, own: bool, piece: int) -> tuple[int, str]:
-        """One request for what is missing of a range: how many missing bytes it brought, and what ended it."""
+        """One request for what is missing of a range: how many bytes it brought, and what ended it."""
         pull, wanted, gained = self._pull, self._wanted, 0
         offset, end = partial.gap(index)
         # Anything but the plain bytes would have another digest.

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kiln import files, squashfs
+from kiln import files, imageformat, squashfs
 from kiln.errors import BaseError, EnvironmentMissing, ExportError, RuntimeFailure
 from kiln.manifest import Mount
 from kiln.registry.client import Resolved, endpoint
@@ -80,7 +80,7 @@ class Enroot:
             self.create(image, container)
         finally:
             image.unlink(missing_ok=True)
-        _restate_origin(self.rootfs(container), resolved.uri)
+        imageformat.restate_origin(self.rootfs(container), resolved.uri)
 
     def create(self, image: Path, container: str) -> None:
         squashfs.check(image)
@@ -312,13 +312,3 @@ def _began(command: Command, listener: Listener, result: Result) -> bool:
     if command.entrypoint:
         return result.returncode != 1 or not enrootwords.own(result.output)
     return listener.heard
-
-
-def _restate_origin(tree: Path, uri: str) -> None:
-    """Name the registry, not the site's mirror of it, in the image."""
-    text = files.read_inside(tree, "/etc/rc") or b""
-    first, newline, rest = text.partition(b"\n")
-    wanted = f"# enroot-provenance: {uri}".encode()
-    if first.startswith(b"# enroot-provenance: ") and first != wanted:
-        path = tree.joinpath(*files.resolve_inside(tree, "/etc/rc").parts[1:])
-        path.write_bytes(wanted + newline + rest)

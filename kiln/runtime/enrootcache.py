@@ -14,19 +14,20 @@ import io
 import os
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event
 from typing import IO
 
 from kiln import files
 from kiln.errors import BaseError
-from kiln.registry.download import Meter, fetch_all
 from kiln.registry.inflate import Damaged
 from kiln.registry.oci import DAMAGED, Descriptor, Resolved
 from kiln.registry.repack import repack
 from kiln.runtime.contract import Fetch, Progress
 
 MODE = 0o640
+PROGRESS_SECONDS = 0.1
 
 
 def fill(resolved: Resolved, fetch: Fetch, cache: Path, progress: Progress) -> None:
@@ -45,16 +46,26 @@ def fill(resolved: Resolved, fetch: Fetch, cache: Path, progress: Progress) -> N
     wanted = dataclasses.replace(resolved, layers=tuple(missing), diff_ids=tuple(missing.values()))
     blobs = dict(zip(wanted.layers, fetch(wanted, progress), strict=True))
 
-    def add(layer: Descriptor, stop: Event, meter: Meter) -> Path:
+    stop, done, total = Event(), dict[str, int](), sum(layer.size for layer in missing)
+
+    def add(layer: Descriptor) -> None:
         with _entry(cache / layer.hex) as target, blobs[layer].open("rb", buffering=0) as blob:
             try:
-                repack(blob, missing[layer], target, stop, lambda done: meter.set(layer.digest, done))
+                repack(blob, missing[layer], target, stop, lambda size: done.update({layer.digest: size}))
             except Damaged as error:
                 raise BaseError(f"the layer {layer.digest}: {error}", DAMAGED) from error
-        meter.set(layer.digest, layer.size)
-        return cache / layer.hex
+        done[layer.digest] = layer.size
 
-    fetch_all(add, wanted.layers, len(os.sched_getaffinity(0)), progress)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        waited = {pool.submit(add, layer) for layer in missing}
+        try:
+            while waited:
+                ended, waited = wait(waited, PROGRESS_SECONDS, FIRST_COMPLETED)
+                for each in ended:
+                    each.result()
+                progress(sum(list(done.values())), total)
+        finally:
+            stop.set()
 
 
 def _add_config(resolved: Resolved, cache: Path) -> None:
