@@ -158,7 +158,8 @@ def attach(
 def held(
     argv: Sequence[str | os.PathLike[str]], *, what: str, env: Mapping[str, str], timeout: float
 ) -> Iterator[int]:
-    """A program that stays while the block runs; yields its process id once it has written a line.
+    """A program that stays while the block runs; yields its process id once it has written a line
+    to its standard output.
 
     It ends when its standard input does: with the block, or with Kiln, however that ends. `timeout` is
     how many seconds it has to begin. Raises `CommandFailed` where it ends before, `TimeLimit`,
@@ -175,7 +176,7 @@ def held(
                 env=dict(env),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.PIPE,
                 start_new_session=True,
             )
             ending.enter_context(process)
@@ -184,7 +185,8 @@ def held(
         silent = process.poll() is None and not said.endswith(b"\n")
         if process.returncode is not None or silent:
             stop(process.pid, process)
-            output, seconds = said.decode("utf-8", "replace").strip(), time.monotonic() - started
+            seconds = time.monotonic() - started
+            output = (said + _left(process.stderr)).decode("utf-8", "replace").strip()
             result = Result(what, tuple(command), process.returncode, output, seconds, silent)
             raise TimeLimit(result) if silent else CommandFailed(result)
         yield process.pid
@@ -201,10 +203,19 @@ def _first_line(process: subprocess.Popen[bytes], timeout: float) -> bytes:
         while not said.endswith(b"\n") and selector.select(max(0.0, deadline - time.monotonic())):
             data = os.read(stream.fileno(), LINE_LIMIT)
             if not data:
-                process.wait()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, deadline - time.monotonic()))
                 break
             said += data
         return said
+
+
+def _left(stream: IO[bytes] | None) -> bytes:
+    """What is there to read at once."""
+    if stream is None:
+        return b""
+    os.set_blocking(stream.fileno(), False)
+    return stream.read() or b""
 
 
 @contextlib.contextmanager

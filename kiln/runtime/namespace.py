@@ -94,7 +94,9 @@ class Namespace:
         env = {**self.env, "LIBMOUNT_FORCE_MOUNT2": "always"}
         result = run(self.enter(argv), what=what, env=env, timeout=BEGIN_SECONDS, check=False)
         if result.returncode != 0:
-            said = (result.tail(1) or [result.outcome()])[0]
+            # mount's last line only says that dmesg may know more.
+            lines = [line.strip() for line in result.tail(5) if not line.lstrip().startswith("dmesg")]
+            said = (lines or [result.outcome()])[-1]
             raise RuntimeFailure(f"cannot {what}: {said}", "run: invoke doctor", result.tail(5))
 
 

@@ -195,7 +195,9 @@ def test_what_ends_at_once_can_not_be_held(script: str, outcome: str, said: tupl
     assert caught.value.details == said
 
 
-@pytest.mark.parametrize("script", ["exec sleep 1000", "printf half; exec sleep 1000"])
+@pytest.mark.parametrize(
+    "script", ["exec sleep 1000", "printf half; exec sleep 1000", "exec >&-; sleep 1000"]
+)
 def test_what_says_nothing_is_ended_when_its_time_is_up(script: str) -> None:
     with pytest.raises(TimeLimit) as caught, hold(script, timeout=0.2):
         pytest.fail("it has not begun")
