@@ -14,7 +14,6 @@ from typing import Any
 
 from kiln.bases import Found
 from kiln.layers import key as keys
-from kiln.layers.entry import Entry
 from kiln.layers.key import Key
 from kiln.layers.store import LayerStore, Lookup, Wanted
 from kiln.manifest import Layer, Manifest
@@ -180,7 +179,7 @@ def make(manifest: Manifest, base: Found, setting: Setting) -> Plan:
         version,
         setting.folder / f"{manifest.name}-{version}.sqsh",
         setting.runtime,
-        _needs(layers, base, lookups[0].entry, setting),
+        _needs(layers, base, lookups[0], setting),
     )
 
 
@@ -247,19 +246,21 @@ def _whole(entry: Published) -> bool:
 
 
 def _needs(
-    layers: Sequence[PlannedLayer], base: Found, made: Entry | None, setting: Setting
+    layers: Sequence[PlannedLayer], base: Found, base_lookup: Lookup, setting: Setting
 ) -> tuple[Need, ...]:
-    kept = [item.lookup.entry.size for item in layers if item.lookup.entry] + ([made.size] if made else [])
-    new = sum(_growth(item.layer) for item in layers if not item.lookup.entry)
-    new += 0 if made else base.unpacked
-    packed = int((new + sum(kept)) * PACKED_PER_UNPACKED)
+    lookups = [base_lookup, *(item.lookup for item in layers)]
+    kept = sum(each.entry.size for each in lookups if each.entry and not each.packed)
+    new = sum(int(each.entry.size / PACKED_PER_UNPACKED) for each in lookups if each.entry and each.packed)
+    new += sum(_growth(item.layer) for item in layers if not item.lookup.entry)
+    new += 0 if base_lookup.entry else base.unpacked
+    packed = int((new + kept) * PACKED_PER_UNPACKED)
     # The finished file is unpacked once more to be tested: without layers kept, when the first tree is gone.
-    tested = new + sum(kept) if not setting.uncached else 0
+    tested = new + kept if not setting.uncached else 0
     needs = [
         Need(setting.work, new + tested + packed, "the trees and the finished file"),
         Need(setting.folder, packed, "the published file"),
     ]
-    if base.download and not made:
+    if base.download and not base_lookup.entry:
         # enroot's own layer cache lies beside, and holds them once more.
         times = 2 if setting.unpacker == "enroot" else 1
         needs.append(Need(setting.blobs, times * base.download, "the base's layers as downloaded"))

@@ -42,10 +42,14 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Lookup:
-    """What there is for a key: `entry` None means that it is made, for the `reason`."""
+    """What there is for a key: `entry` None means that it is made, for the `reason`.
+
+    `packed` says that it is in the shared tier alone, and is unpacked into the local one when it is taken.
+    """
 
     entry: Entry | None
     reason: str
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class LayerStore:
             return Lookup(entry, f"made {age(entry.made)} ago")
         entry, refused = self._shared(wanted, parent)
         if entry:
-            return Lookup(entry, f"made {age(entry.made)} ago, in the shared tier")
+            return Lookup(entry, f"made {age(entry.made)} ago, in the shared tier", packed=True)
         return Lookup(None, _reason(wanted, before, unfit or refused))
 
     def _local(self, wanted: Wanted, parent: str) -> tuple[Entry | None, str]:

@@ -90,9 +90,10 @@ def test_a_base_is_the_same_whoever_makes_it(one: LayerStore, other: LayerStore)
 def test_what_one_node_makes_another_takes_from_the_shared_tier(one: LayerStore, other: LayerStore) -> None:
     first, _ = Builder(one).take(wanted())
     builder = Builder(other)
-    assert other.look(wanted(), "below", None) == Lookup(
-        other.shared.look("layer", KEY)[0] if other.shared else None, "made 0 s ago, in the shared tier"
-    )
+    assert other.shared
+    there, _ = other.shared.look("layer", KEY)
+    words = "made 0 s ago, in the shared tier"
+    assert other.look(wanted(), "below", None) == Lookup(there, words, packed=True)
     taken, said = builder.take(wanted())
     assert (taken.id, taken.made, said) == (first.id, first.made, "made 1\n")
     assert len(builder.heard.notes) == 1
