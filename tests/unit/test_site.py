@@ -348,7 +348,7 @@ def test_the_profile_of_aspire2a_plus() -> None:
     assert found.work == Path("/raid/local/containers/enroot-data/12.srv/.kiln/work")
     assert found.proxy_environment()["HTTPS_PROXY"] == "http://10.104.4.124:10104"
     assert found.proxy_environment()["http_proxy"] == "http://10.104.4.124:10104"
-    assert (found.runtime, found.scheduler) == ("enroot", "pbs")
+    assert (found.runtime, found.unpack, found.scheduler) == ("enroot", "kiln", "pbs")
     assert found.pbs == Pbs(cpus_per_gpu=14, memory_per_gpu="235gb", walltime="03:00:00")
     assert found.start.env[0] == "CUDA_VISIBLE_DEVICES"
 
