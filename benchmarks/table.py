@@ -8,7 +8,7 @@ from benchmarks.compare import OTHER, Difference
 from benchmarks.results import CASES, Check, Line, Usage
 
 SHOWN = 10
-HEAD = ("", "seconds", "ratio", "target", "", "own MB", "tree MB", "written MB", "image MB", "runs")
+HEAD = ("", "seconds", "ratio", "target", "", "cpu s", "own MB", "tree MB", "written MB", "image MB", "runs")
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -41,17 +41,17 @@ def cases(table: Iterable[Line], titles: Mapping[str, str]) -> list[str]:
                 ratio,
                 target,
                 {None: "", True: "met", False: "MISSED"}[line.met],
-                *sizes(line.median),
+                *figures(line.median),
                 str(line.runs),
             )
         )
     return columns(rows)
 
 
-def sizes(usage: Usage) -> tuple[str, str, str, str]:
-    figures = (usage.peak_own, usage.peak_tree, usage.written, usage.image)
-    own, tree, written, image = (f"{figure / 1e6:,.0f}" if figure else "-" for figure in figures)
-    return own, tree, written, image
+def figures(usage: Usage) -> tuple[str, ...]:
+    """Processor seconds, then sizes in MB."""
+    sizes = (usage.peak_own, usage.peak_tree, usage.written, usage.image)
+    return (f"{usage.cpu_seconds:.1f}", *(f"{size / 1e6:,.0f}" if size else "-" for size in sizes))
 
 
 def checks(found: Iterable[Check]) -> list[str]:
@@ -69,9 +69,9 @@ def checks(found: Iterable[Check]) -> list[str]:
 
 def growth(found: Mapping[tuple[str, int], Usage], titles: Mapping[str, str]) -> list[str]:
     """A cold build's figures by contestant and multiple of the files."""
-    rows: list[Sequence[str]] = [("", "files", "seconds", *HEAD[5:9])]
+    rows: list[Sequence[str]] = [("", "files", "seconds", *HEAD[5:10])]
     for (contestant, size), usage in found.items():
-        rows.append((titles[contestant], f"x {size}", f"{usage.seconds:.1f}", *sizes(usage)))
+        rows.append((titles[contestant], f"x {size}", f"{usage.seconds:.1f}", *figures(usage)))
     return columns(rows)
 
 

@@ -80,7 +80,7 @@ def test_the_table_says_what_was_missed() -> None:
     ]
     text = table.cases(lines, {KILN: "Kiln", "enroot": "enroot, defaults"})
     assert text[1] == "cold"
-    assert text[2].split() == ["Kiln", "45.00", "120", "2,000", "1,000", "800", "3"]
+    assert text[2].split() == ["Kiln", "45.00", "45.0", "120", "2,000", "1,000", "800", "3"]
     assert "0.450  <= 0.15  MISSED" in text[3]
     # Figures stand below each other.
     assert len({line.rindex("800") for line in text[2:]}) == 1
