@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def collect(context: Context, image: str, *, dry_run: bool) -> Collected:
     store = context.layer_store
     store.local.check()
     cleaned = _workspaces(work, "", dry_run)
-    found = [*housekeeping.doomed(_local(context), _limits(context))]
+    found = [*housekeeping.doomed(_local(context, cleaned), _limits(context))]
     if store.shared:
         found += housekeeping.doomed(housekeeping.shared_items(store.shared), _limits(context))
     if dry_run:
@@ -69,8 +69,8 @@ def _limits(context: Context) -> Limits:
     return Limits(context.site.layers.keep_unused, context.site.layers.max_size)
 
 
-def _local(context: Context) -> Iterator[Item]:
-    yield from housekeeping.local_items(context.layer_store.local, _held(context.site.work))
+def _local(context: Context, cleaned: Sequence[str]) -> Iterator[Item]:
+    yield from housekeeping.local_items(context.layer_store.local, _held(context.site.work, cleaned))
     blobs = context.site.blobs / "sha256"
     paths = (path for path in blobs.iterdir() if path.suffix != ".lock") if blobs.is_dir() else iter(())
     yield from housekeeping.file_items("download", paths)
@@ -79,10 +79,10 @@ def _local(context: Context) -> Iterator[Item]:
     yield from housekeeping.file_items("package", packagecache.unused(own, before))
 
 
-def _held(work: Path) -> frozenset[str]:
-    """The ids of the entries that kept builds need to be opened again."""
+def _held(work: Path, cleaned: Sequence[str]) -> frozenset[str]:
+    """The ids of the entries that kept builds need to be opened again, but for those that go."""
     found = set()
-    for private in workspace.kept(work):
+    for private in (each for each in workspace.kept(work) if each.id not in cleaned):
         try:
             found |= {identity for _, _, identity in json.loads((private.stack / "entries.json").read_text())}
         except (OSError, ValueError, TypeError):

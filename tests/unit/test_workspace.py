@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from kiln import workspace
+from kiln.runtime import namespace
 from kiln.workspace import Owner, Workspace
+from tests.unit.layertiers import ENV
 
 
 def test_it_is_private_and_gone_at_the_end(tmp_path: Path) -> None:
@@ -92,3 +94,47 @@ def test_a_damaged_owner_file_of_today_may_be_a_build_that_begins(tmp_path: Path
     assert workspace.reap(tmp_path) == []
     os.utime(tmp_path / "demo-1", (0, 0))
     assert workspace.reap(tmp_path) == ["demo-1"]
+
+
+def test_what_would_be_cleaned_is_what_is_cleaned(tmp_path: Path) -> None:
+    me = Owner.me({})
+    dead = _owned_by(tmp_path, Owner(me.host, me.boot, me.pid, "1"))
+    with workspace.opened(tmp_path, "demo", {}) as kept:
+        kept.keep("demo", 1)
+    with workspace.opened(tmp_path, "other", {}) as other:
+        other.keep("other", 2)
+    with workspace.opened(tmp_path, "alive", {}) as alive:
+        assert workspace.doomed(tmp_path, "none") == [dead.id]
+        assert workspace.doomed(tmp_path, "demo") == [dead.id, kept.id]
+        assert sorted(workspace.doomed(tmp_path)) == sorted([dead.id, kept.id, other.id])
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+            each.id for each in (dead, kept, other, alive)
+        )
+        assert sorted(workspace.clean(tmp_path)) == sorted([dead.id, kept.id, other.id])
+        assert alive.path.exists()
+
+
+def test_those_of_others_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    me = Owner.me({})
+    private = _owned_by(tmp_path, Owner(me.host, me.boot, me.pid, "1"))
+    private.keep("demo", 1)
+    owner = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    assert workspace.doomed(tmp_path) == workspace.clean(tmp_path) == []
+    assert workspace.kept(tmp_path) == []
+    monkeypatch.undo()
+    assert workspace.clean(tmp_path) == [private.id]
+
+
+def test_an_overlay_that_was_under_way_goes_too(tmp_path: Path, overlays: None) -> None:
+    """The kernel leaves a folder of mode 000 in an overlay's work folder."""
+    with workspace.opened(tmp_path, "demo", {}) as private, namespace.opened(ENV) as space:
+        for folder in (private.lower, private.upper, private.overlay_work, tmp_path / "base"):
+            folder.mkdir(parents=True, exist_ok=True)
+        (private.lower / "0").symlink_to(tmp_path / "base")
+        target = private.containers / "build"
+        target.mkdir()
+        space.mount(private.lower, private.upper, private.overlay_work, target)
+        (space.view(target) / "made").touch()
+        assert (private.overlay_work / "work").stat().st_mode & 0o777 == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
