@@ -113,7 +113,7 @@ def plan(context: Context, name: str, options: Options) -> Plan:
     runtime = choice.resolve(options.runtime or context.site.runtime, context.environ)
     found = context.finder().find(manifest.base)
     store, site = context.store, context.site
-    uncached = context.layer_store_refusal() or planning.too_many(manifest)
+    uncached = context.layer_store_refusal or planning.too_many(manifest)
     setting = Setting(
         manifests=context.manifests,
         hooks=context.hooks,

@@ -152,6 +152,7 @@ class Context:
         local = Local(self.site.trees / str(os.getuid()))
         return LayerStore(local, shared, self.site.layers.stale_after)
 
+    @cached_property
     def layer_store_refusal(self) -> str:
         """Why layers can't be kept here, '' where they can; tried, not guessed."""
         return namespace.refusal(self.site.trees, host_environment(self.environ))

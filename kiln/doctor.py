@@ -279,7 +279,7 @@ def temporary(context: Context) -> Check:
 def layer_store(context: Context) -> Check:
     """Whether layers can be kept here: an overlay is mounted and changed."""
     purpose, place = "reusing layers of earlier builds", context.site.trees
-    refused = context.layer_store_refusal()
+    refused = context.layer_store_refusal
     if refused:
         remedy = "see docs/layers.md, 'Where overlays are refused'; builds work without, and run every layer"
         return Check("layer store", WARNING, refused, purpose, remedy)
