@@ -50,6 +50,8 @@ def collect(context: Context, image: str, *, dry_run: bool) -> Collected:
         return Collected(_workspaces(work, image, dry_run), [])
     store = context.layer_store
     store.local.check()
+    if store.shared:
+        store.shared.check()
     cleaned = _workspaces(work, "", dry_run)
     found = [*housekeeping.doomed(_local(context, cleaned), _limits(context))]
     if store.shared:
