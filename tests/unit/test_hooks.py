@@ -142,8 +142,8 @@ class cuda:
 __version__ = "9.9"
 """
 TORCHRUN = """
-import signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("the workers were ended", flush=True) or 1))
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(os.write(1, b"the workers were ended\\n") and 1))
 print("the workers run", flush=True)
 time.sleep(60)
 """
