@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import struct
 import sys
@@ -32,8 +33,12 @@ from kiln.registry.oci import Descriptor
 
 # A blob of 10 GB over a slow line takes hours; a process that holds the lock longer is stuck.
 LOCK_SECONDS = 6 * 3600.0
-RANGE = 32 << 20
+# Bytes. Below the 30 MB after which a known proxy cuts each answer. Four connections of 20 MB/s, with 0.15 s
+# for each request, bring 52 MB/s by ranges of 8 MiB, 62 by these, 70 by 32 MiB, and 42 where they are cut.
+RANGE = 24 << 20
 MAGIC = int.from_bytes(b"kilnpart", "little")
+# Fewer, and the digest falls behind on a fast line; many more, and the connection of who digests idles.
+CHUNKS_AT_ONCE = 32
 _NUMBER = struct.Struct("<Q")
 
 
@@ -170,11 +175,14 @@ class Partial:
         return len(part)
 
     def _follow(self, offset: int, part: memoryview) -> None:
-        """Digest what came if it is next, else as much as came of what waits. One thread at a time does."""
+        """Digest what came if it is next, and of what waits some chunks; one thread at a time does."""
         if not self._digesting.acquire(blocking=False):
             return
         try:
-            self._update(part if offset == self._digested else self._undigested())
+            if offset == self._digested:
+                self._update(part)
+            for chunk in itertools.islice(iter(self._undigested, b""), CHUNKS_AT_ONCE):
+                self._update(chunk)
         finally:
             self._digesting.release()
 

@@ -102,13 +102,18 @@ class Pull:
                 if thread.ident is not None:
                     thread.join(max(0.0, deadline - time.monotonic()))
 
+    def fail(self, error: BaseException) -> None:
+        """Make `run` raise `error`, unless another was first."""
+        self._ended.put(error)
+
     def _work(self) -> None:
         try:
             while task := self._task():
                 task()
-            self._ended.put(None)
         except BaseException as error:
-            self._ended.put(error)
+            self.fail(error)
+        finally:
+            self._ended.put(None)
 
     def _task(self) -> Callable[[], None] | None:
         """What a free thread does next; waits for it. None once there will be nothing more."""
@@ -132,9 +137,10 @@ class Pull:
             except queue.Empty:
                 tick()
                 continue
-            if error is not None and not isinstance(error, Stopped):
+            if error is None:
+                count -= 1
+            elif not isinstance(error, Stopped):
                 raise error
-            count -= 1
         tick()
 
 
@@ -195,6 +201,12 @@ class Download:
             self._partial = partial
         try:
             yield
+        except WrongBytes:
+            raise
+        except BaseException as error:
+            # Before helpers are waited for: one may hang on a dead line.
+            self._pull.fail(error)
+            raise
         finally:
             with changed:
                 self._partial = None

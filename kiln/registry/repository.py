@@ -79,7 +79,7 @@ class Repository:
 
     @contextlib.contextmanager
     def open_blob(self, digest: str, headers: Mapping[str, str], stop: Event) -> Iterator[requests.Response]:
-        """A blob's stream, from where the Range header says: 200, 206 or 416 come back, others raise."""
+        """A blob's stream, or the part that a Range header names: 200, 206 or 416 come back, others raise."""
         url = self.endpoint.url(f"blobs/{digest}")
         with self._opened(url, headers, stop) as response:
             if response.status_code not in (200, 206, 416):

@@ -14,8 +14,10 @@ import pytest
 
 from kiln import files
 from kiln.errors import BaseError, SpaceError, StoreError
+from kiln.registry import blobs
 from kiln.registry.blobs import Partial
 from kiln.registry.client import Client, Network
+from kiln.registry.download import Meter
 from kiln.registry.oci import Descriptor, Resolved
 from tests.registry_fixture import sha256
 from tests.unit.test_registry_transport import Bench, Fake, Reply, Request, errors, fake
@@ -249,3 +251,37 @@ def test_the_lock_is_gone_after_a_failure_of_its_holder(fake: Fake, bench: Bench
         download(bench)
     with files.locked(path_of(bench, DATA).with_name(f"{path_of(bench, DATA).name}.lock"), wait=0):
         assert fake.requests
+
+
+def test_progress_never_goes_back() -> None:
+    meter = Meter()
+    meter.set("a", 5)
+    meter.set("b", 7)
+    assert meter.total() == 12
+    meter.set("a", 1)
+    assert meter.total() == 12
+    meter.set("a", 6)
+    assert meter.total() == 13
+
+
+def test_no_chunk_is_larger_than_a_mebibyte(
+    fake: Fake, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large a range is: of each that is on its way no more than a chunk is in memory."""
+    sizes, pwrite, pread = list[int](), os.pwrite, os.pread
+    monkeypatch.setattr(blobs, "RANGE", 3 << 20)
+
+    def written(descriptor: int, part: memoryview, offset: int) -> int:
+        sizes.append(len(part))
+        return pwrite(descriptor, part, offset)
+
+    def read(descriptor: int, size: int, offset: int) -> bytes:
+        sizes.append(size)
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pwrite", written)
+    monkeypatch.setattr(os, "pread", read)
+    data = DATA * 3
+    fake.blob(data)
+    assert download(bench, data).read_bytes() == data
+    assert max(sizes) == 1 << 20
