@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import results
@@ -26,10 +27,10 @@ def call(wanted: Call, what: str, report: Path, on_line: Callable[[str], None] |
     run(argv, what=what, env=wanted.env, cwd=wanted.cwd, timeout=LIMIT_SECONDS, on_line=on_line)
     found = json.loads(report.read_text())
     report.unlink()
-    return results.usage(found, 0)
+    return results.usage(found)
 
 
 def build(contestant: Contestant, work: Work, report: Path, on_line: Callable[[str], None]) -> Usage:
     """One build; the finished image's size is in the outcome."""
     taken = call(contestant.prepare(work), contestant.title, report, on_line)
-    return results.usage(vars(taken), contestant.result().stat().st_size)
+    return replace(taken, image=contestant.result().stat().st_size)

@@ -84,9 +84,9 @@ class Check:
         return {**asdict(self), "met": self.met}
 
 
-def usage(data: Mapping[str, float], image: float) -> Usage:
-    """From the meter's report and the finished image's size."""
-    return Usage(image=image, **{item.name: data[item.name] for item in fields(Usage) if item.name in data})
+def usage(data: Mapping[str, float]) -> Usage:
+    """From the meter's report."""
+    return Usage(**{item.name: data[item.name] for item in fields(Usage) if item.name in data})
 
 
 def medians(runs: Iterable[Usage]) -> Usage:

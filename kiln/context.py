@@ -14,25 +14,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kiln import __version__, manifest, site, smoke
-from kiln.bases import Finder
+from kiln import __version__, manifest, site
 from kiln.errors import UsageError
 from kiln.layers.local import Local
 from kiln.layers.shared import Shared
 from kiln.layers.store import LayerStore
 from kiln.manifest import Manifest
-from kiln.registry.client import Client
-from kiln.registry.credentials import load as load_credentials
-from kiln.registry.transport import Network, Transport
 from kiln.run import Redactor, host_environment
-from kiln.runtime import choice, namespace
-from kiln.runtime.contract import Runtime
-from kiln.runtime.namespace import HOST, Space
 from kiln.site import Site
 from kiln.store import Store
 from kiln.ui import Ui
-from kiln.workspace import Workspace
+
+# The network and the runtimes take longer to read than `list` takes to run: each is read when it is used.
+if TYPE_CHECKING:
+    from kiln.bases import Finder
+    from kiln.registry.client import Client
+    from kiln.registry.transport import Network
+    from kiln.runtime.contract import Runtime
+    from kiln.runtime.namespace import Space
+    from kiln.workspace import Workspace
 
 LARGEST_DOCUMENT = 64 << 20
 OK, NOT_FOUND = 200, 404
@@ -82,6 +84,9 @@ class Context:
 
     @cached_property
     def client(self) -> Client:
+        from kiln.registry.client import Client
+        from kiln.registry.credentials import load as load_credentials
+
         credentials = load_credentials(self.credentials_path, self.environ)
         return Client(
             self._network,
@@ -96,6 +101,8 @@ class Context:
 
     @property
     def _network(self) -> Network:
+        from kiln.registry.transport import Network
+
         proxies = {
             name: value
             for name, value in (
@@ -109,9 +116,13 @@ class Context:
 
     def load(self, name: str) -> Manifest:
         """The manifest of an image. Raises `UsageError` for an unknown name, `ManifestError` for mistakes."""
+        from kiln import smoke
+
         return manifest.load(manifest.find(self.manifests, name), hooks=smoke.hooks(self.hooks))
 
     def finder(self) -> Finder:
+        from kiln.bases import Finder
+
         return Finder(
             client=self.client,
             store=self.store,
@@ -122,6 +133,8 @@ class Context:
         )
 
     def _fetch(self, url: str) -> bytes | None:
+        from kiln.registry.transport import Transport
+
         answer = Transport(self._network, self.ui.warn).read(url, {}, threading.Event(), LARGEST_DOCUMENT)
         if answer.status == NOT_FOUND:
             return None
@@ -136,9 +149,11 @@ class Context:
             env.update(self.site.ca_environment(str(self.site.ca_bundle)))
         return env
 
-    def runtime(self, workspace: Workspace, wanted: str, space: Space = HOST) -> Runtime:
+    def runtime(self, workspace: Workspace, wanted: str, space: Space | None = None) -> Runtime:
+        from kiln.runtime import choice, namespace
+
         runtime = wanted or self.site.runtime
-        return choice.choose(runtime, self.site, workspace, self.environ, space)
+        return choice.choose(runtime, self.site, workspace, self.environ, space or namespace.HOST)
 
     @property
     def layer_store(self) -> LayerStore:
@@ -155,6 +170,8 @@ class Context:
     @cached_property
     def layer_store_refusal(self) -> str:
         """Why layers can't be kept here, '' where they can; tried, not guessed."""
+        from kiln.runtime import namespace
+
         return namespace.refusal(self.site.trees, host_environment(self.environ))
 
 

@@ -10,10 +10,10 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from kiln import debootstrap
+from kiln.check import MISSING, OK, WARNING, Check
 from kiln.context import Context, user_id
 from kiln.errors import EnvironmentMissing, KilnError
 from kiln.files import free_bytes
@@ -22,7 +22,6 @@ from kiln.run import host_environment, run, which
 from kiln.runtime.sandbox import as_root
 from kiln.ui import size_text
 
-OK, WARNING, MISSING = "ok", "warning", "missing"
 PROBE_SECONDS = 30.0
 NETWORK_FILESYSTEMS = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "overlay")
 USER_NAMESPACE_SETTINGS = (
@@ -34,17 +33,6 @@ USER_NAMESPACE_SETTINGS = (
     ),
     ("/proc/sys/user/max_user_namespaces", "0", "sudo sysctl user.max_user_namespaces=15000"),
 )
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing: `state` is ok, warning or missing; `remedy` the command that mends it."""
-
-    name: str
-    state: str
-    detail: str
-    purpose: str
-    remedy: str = ""
 
 
 def tool(context: Context, name: str, package: str, purpose: str, optional: bool = False) -> Check:

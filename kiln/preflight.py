@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from kiln import bases, doctor, publish
+from kiln.check import MISSING, OK, Check
 from kiln.context import Context
-from kiln.doctor import MISSING, Check
 from kiln.errors import EnvironmentMissing, SpaceError
 from kiln.files import free_bytes
 from kiln.plan import Need, Plan
@@ -55,7 +55,7 @@ def _checks(context: Context, plan: Plan) -> list[Check]:
 def _mounted(source: Path) -> Check:
     purpose = "layers, which have it mounted"
     if source.exists():
-        return Check(f"mount {source}", doctor.OK, "is there", purpose)
+        return Check(f"mount {source}", OK, "is there", purpose)
     return Check(
         f"mount {source}",
         MISSING,

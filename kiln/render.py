@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from kiln import startlines
-from kiln.build import Outcome
-from kiln.doctor import MISSING, OK, Check
-from kiln.garbage import Collected
-from kiln.layers.store import Lookup
-from kiln.plan import Plan
+from kiln.check import MISSING, OK, Check
 from kiln.record import Record, SmokeResult
 from kiln.site import Site
 from kiln.store import CANDIDATE, Entry
 from kiln.ui import size_text
+
+# A command that shows nothing of these needn't wait for them to be read.
+if TYPE_CHECKING:
+    from kiln.build import Outcome
+    from kiln.garbage import Collected
+    from kiln.layers.store import Lookup
+    from kiln.plan import Plan
 
 STYLES = {
     "passed": "green",

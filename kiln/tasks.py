@@ -19,8 +19,7 @@ from invoke.exceptions import Exit
 from invoke.program import Program
 from invoke.tasks import task
 
-from kiln import __version__, catalog, doctor, files, garbage, render, shell, ui
-from kiln import build as building
+from kiln import __version__, catalog, files, render, ui
 from kiln.context import Context, find_root, open_context
 from kiln.errors import Interrupted, KilnError, UsageError
 from kiln.run import SIGNALS, attach, host_environment
@@ -107,6 +106,8 @@ def plan(
     json: bool = False,
 ) -> None:
     """Print what a build would do, and why; changes nothing."""
+    from kiln import build as building
+
     with opened(json, site, images) as context:
 
         def work(each: str) -> None:
@@ -134,6 +135,8 @@ def build(
     json: bool = False,
 ) -> None:
     """Build, smoke-test and publish an image."""
+    from kiln import build as building
+
     with opened(json, site, images) as context:
 
         def work(each: str) -> None:
@@ -161,6 +164,8 @@ def shell_(
     user: bool = False,
 ) -> None:
     """Open a shell where a kept build stopped, else in a published image; a published one never changes."""
+    from kiln import shell
+
     with opened(False, site, images) as context:
         if not layer:
             code = shell.open_shell(context, name, runtime, as_root=not user)
@@ -196,6 +201,8 @@ def show(
 @task(name="doctor", help=options("site", "images", "json"))
 def doctor_(_: InvokeContext, site: str | None = None, images: str | None = None, json: bool = False) -> None:
     """Check what this machine has of what Kiln needs, and how to mend the rest."""
+    from kiln import doctor
+
     with opened(json, site, images) as context:
         found = doctor.examine(context)
         context.ui.result(
@@ -215,6 +222,8 @@ def gc(
     _: InvokeContext, name: str = "", site: str | None = None, dry_run: bool = False, json: bool = False
 ) -> None:
     """Remove kept and killed builds, and what the cache hasn't needed for long or has no room for."""
+    from kiln import garbage
+
     with opened(json, site, None) as context:
         done = garbage.collect(context, name, dry_run=dry_run)
         context.ui.result(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from kiln.manifest import Mount
-from kiln.registry.client import Resolved
+from kiln.registry.oci import Resolved
 from kiln.run import Result
 
 Progress = Callable[[int, int], None]

@@ -13,8 +13,10 @@ from tests.integration import project as projects
 from tests.integration import trees
 from tests.integration.debian import Debian
 from tests.integration.debian import build as build_debian
+from tests.integration.layered import Layered
 from tests.integration.mirror import Mirror
 from tests.integration.project import Project
+from tests.integration.runtimes import enroot_path
 
 
 def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
@@ -51,6 +53,19 @@ def small_base(small_tree: Path) -> Path:
 @pytest.fixture
 def project(tmp_path: Path, small_base: Path) -> Project:
     return projects.make(tmp_path / "project", small_base)
+
+
+@pytest.fixture
+def layered(project: Project, tmp_path: Path) -> Layered:
+    (tmp_path / "diary").mkdir()
+    return Layered(project, tmp_path / "diary")
+
+
+@pytest.fixture(params=["embedded", "enroot"])
+def runtime(request: pytest.FixtureRequest) -> tuple[str, dict[str, str]]:
+    """The runtime, and the PATH with which it is found: the real enroot, else what stands in for it."""
+    name = str(request.param)
+    return name, enroot_path() if name == "enroot" else {}
 
 
 @pytest.fixture(scope="session")

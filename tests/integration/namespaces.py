@@ -5,6 +5,10 @@ Each is a command line's beginning, with which a program is started.
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 _ROOT = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
@@ -22,6 +26,15 @@ place=$2 left=$3; shift 3
 "$@"; code=$?
 find "$place" > "$left"; exit $code
 """
+# An overlay at $1, whose own changes are kept in memory: it can't hold the changes of another.
+_OVERLAY = """\
+place=$1; shift
+memory=$(mktemp -d) && mount -t tmpfs none "$memory" && cd "$memory" && mkdir lower upper work &&
+    mount -t overlay overlay -o "lowerdir=lower,upperdir=upper,workdir=work,userxattr" "$place" &&
+    cd "$OLDPWD" || exit 99
+exec "$@"
+"""
+_STAY = "echo ready && exec cat"
 
 
 def without(*tools: str) -> list[str]:
@@ -41,14 +54,43 @@ def on_tmpfs(options: str, place: Path, left: Path) -> list[str]:
     return [*_ROOT, _TMPFS, "sh", options, str(place), str(left)]
 
 
-_OVERLAY = """\
-mount -t tmpfs none "$1" && mkdir "$1/upper" "$1/work" "$1/lower" || exit 99
-mount -t overlay -o "lowerdir=$1/lower,upperdir=$1/upper,workdir=$1/work,userxattr" none "$1" || exit 99
-shift; exec "$@"
-"""
-
-
 def on_overlay(place: Path) -> list[str]:
-    """An empty overlay at `place`, as in a container: none can be mounted with its changes there."""
     place.mkdir(parents=True, exist_ok=True)
     return [*_ROOT, _OVERLAY, "sh", str(place)]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A namespace that stays: several programs see the same mounts in it."""
+
+    pid: int
+    folder: Path
+
+    @property
+    def within(self) -> list[str]:
+        """The beginning of a command line that runs there, in `folder`."""
+        target = ("--target", str(self.pid), "--user", "--mount", "--preserve-credentials")
+        return ["nsenter", *target, "--", "env", f"--chdir={self.folder}"]
+
+    def view(self, path: Path) -> Path:
+        """Where this process finds what lies there."""
+        return Path(f"/proc/{self.pid}/root{path}")
+
+
+@contextlib.contextmanager
+def staying(begin: list[str], folder: Path) -> Iterator[Machine]:
+    """A machine that one of the above begins, until the end of the block."""
+    argv = [*begin, "sh", "-c", _STAY]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin and process.stdout
+        assert process.stdout.readline() == "ready\n", f"no such machine: {begin}"
+        pid = process.pid
+        yield Machine(_last(pid), folder)
+        process.stdin.close()
+
+
+def _last(pid: int) -> int:
+    """The one process below `pid` that has no child: where the chain of command lines ends."""
+    while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        pid = int(children[0])
+    return pid

@@ -170,10 +170,10 @@ class Project:
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *args: str, env: Mapping[str, str] | None = None) -> Running:
+    def start(self, *args: str, env: Mapping[str, str] | None = None, within: Sequence[str] = ()) -> Running:
         """Start `invoke`; with `--json` its stdout is followed, else its stderr."""
         live = "stdout" if "--json" in args else "stderr"
-        return Running([str(INVOKE), *args], {**self.environ, **(env or {})}, self.root, live)
+        return Running([*within, str(INVOKE), *args], {**self.environ, **(env or {})}, self.root, live)
 
     def build(self, name: str, *args: str, **more: Any) -> Record:
         """Build an image, which must work; returns the record of the version that it got."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import platform
-import shutil
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +15,8 @@ import pytest
 from tests import registry_fixture as fixture
 from tests.integration import trees
 from tests.integration.project import Project
+from tests.integration.runtimes import enroot_path
 
-STANDIN = Path(__file__).resolve().parents[1] / "standin"
 MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
 CONFIG = {"Env": ["PATH=/usr/bin:/bin", "FROM=registry"], "WorkingDir": "/data", "Cmd": ["/bin/bash"]}
 SECOND = ("data/.wh.removed", "opaque/.wh..wh..opq", "opaque/new")
@@ -77,11 +75,6 @@ def runtime(request: pytest.FixtureRequest, project: Project) -> tuple[str, dict
 def site(project: Project) -> dict[str, str]:
     """A site where enroot unpacks bases."""
     return {"KILN_SITE": project.site("enroot-unpacks", unpack="enroot")}
-
-
-def enroot_path() -> dict[str, str]:
-    real = os.environ.get("KILN_REAL_ENROOT") or shutil.which("enroot")
-    return {"PATH": f"{Path(real).parent if real else STANDIN}:{os.environ['PATH']}"}
 
 
 def anew(name: str, tmp_path: Path) -> dict[str, str]:

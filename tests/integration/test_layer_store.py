@@ -1,257 +1,268 @@
-"""The layer store in builds: what is reused, what runs and why, on one node and on two."""
+"""What a rebuild costs: what is reused, what runs again and why, and where a failed build starts anew."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.integration import trees
-from tests.integration.namespaces import on_overlay, read_only
+from tests.integration.layered import Layered
 from tests.integration.project import Done, Project
 
-
-def counting(project: Project, *names: str, base: str = "") -> Path:
-    """An image `x` with a layer for each of `names` that says when it runs; returns where it says so."""
-    said = project.root / "said"
-    said.mkdir(exist_ok=True)
-    layers = [{"run": f"echo {name} >> /mnt/said/all; echo {name} > /root/{name}"} for name in names]
-    project.manifest("x", layers, base=base, mounts=[f"{said}:/mnt/said:rw"])
-    return said / "all"
+THREE = ("mkdir /data; echo 1 > /data/1", "echo 2 > /data/2", "echo 3 > /data/3")
 
 
-def ran(said: Path) -> list[str]:
-    """The layers that ran since the last time."""
-    names = said.read_text().split() if said.exists() else []
-    said.unlink(missing_ok=True)
-    return names
+@pytest.fixture
+def built(layered: Layered) -> Layered:
+    """With the image `x` of three layers, built once."""
+    layered.manifest("x", THREE)
+    layered.say("x")
+    assert layered.ran() == ["1", "2", "3"]
+    return layered
 
 
-def reasons(project: Project, *args: str, **more: Any) -> list[str]:
-    """What `plan` says of the base and each layer."""
-    [result] = project.run("plan", "x", "--json", *args, **more).expect(0).events("result")
-    return [each["reason"] for each in (result["base"], *result["layers"])]
+def reused(done: Done) -> list[bool]:
+    """For the base and each layer of a plan: whether it is taken from the store."""
+    [plan] = done.expect(0).events("result")
+    return [plan["base"]["reused"], *(layer["reused"] for layer in plan["layers"])]
 
 
-def entries(place: Path) -> dict[str, Path]:
-    """The entries below a folder, by their titles."""
-    found = list(place.rglob("entry.json"))
-    return {json.loads(path.read_text())["title"]: path.parent for path in found}
+def reasons(done: Done) -> list[str]:
+    [plan] = done.expect(0).events("result")
+    return [plan["base"]["reason"], *(layer["reason"] for layer in plan["layers"])]
 
 
-def same_as_without(project: Project, place: Path) -> None:
-    """What is published last is what a build without anything kept gives."""
-    project.build("x", "--no-cache")
-    *_, before, last = project.store.versions("x")
-    kept, anew = (
-        trees.whole(project.store.image("x", version), place / version) for version in (before, last)
-    )
-    assert kept == anew
+def test_nothing_changed_is_said_and_nothing_is_done(built: Layered) -> None:
+    before = built.project.published()
+    done = built.project.run("build", "x").expect(0, "x small-r1 is up to date", "invoke build x --no-cache")
+    assert "layer 1/3" not in done.err
+    [result] = built.project.run("build", "x", "--json").expect(0).events("result")
+    assert (result["up_to_date"], result["version"], result["logs"]) == (True, "small-r1", None)
+    assert (built.ran(), built.project.published()) == ([], before)
 
 
-def test_nothing_changed_is_said_and_nothing_is_done(project: Project) -> None:
-    said = counting(project, "a")
-    project.build("x")
-    assert ran(said) == ["a"]
-    project.run("build", "x").expect(0, "x small-r1 is up to date", "--no-cache")
-    [result] = project.run("build", "x", "--json").expect(0).events("result")
-    assert (result["up_to_date"], result["version"]) == (True, "small-r1")
-    assert ran(said) == [] and project.store.versions("x") == ["small-r1"]
-    project.store.image("x", "small-r1").unlink()
-    assert project.build("x").version == "small-r1"
-    assert ran(said) == []
-
-
-def test_only_what_changed_and_what_lies_above_runs(project: Project, tmp_path: Path) -> None:
-    said = counting(project, "a", "b", "c")
-    assert reasons(project) == ["not in the store"] * 4
-    project.build("x")
-    assert ran(said) == ["a", "b", "c"]
-    counting(project, "a", "b", "d")
-    *kept, last = reasons(project)
-    assert all(reason.startswith("made ") for reason in kept) and last == "changed: script"
-    record = project.build("x")
-    assert ran(said) == ["d"]
-    assert [layer.reused for layer in record.layers] == [True, True, False]
-    counting(project, "z", "b", "d")
-    assert reasons(project)[1:] == ["changed: script", *["layer 1 below it is made anew"] * 2]
-    project.build("x")
-    assert ran(said) == ["z", "b", "d"]
-    same_as_without(project, tmp_path)
-
-
-def test_a_file_and_a_variable_are_named_as_what_changed(project: Project) -> None:
-    name = project.file("greeting", b"hello")
-    layers = [{"copy": {name: "/root/greeting"}}]
-    project.manifest("x", layers)
-    project.build("x")
-    project.file("greeting", b"world")
-    assert reasons(project)[1] == "changed: files greeting"
-    project.manifest("x", layers, env={"WHO": "me"})
-    assert reasons(project)[1] == "changed: files greeting, env WHO"
-    project.build("x")
-    assert trees.content(project.store.image("x", "small-r2"), "root/greeting") == "world"
-
-
-def test_layers_are_made_anew_on_demand(project: Project) -> None:
-    said = counting(project, "a", "b", "c")
-    project.build("x")
-    ran(said)
-    project.build("x", "--from", "2")
-    assert ran(said) == ["b", "c"]
-    project.build("x", "--no-cache")
-    assert ran(said) == ["a", "b", "c"]
-    project.run("build", "x", "--from", "4").expect(2, "x has no layer 4", "it has 3")
-
-
-def test_a_build_goes_on_at_the_layer_that_failed(project: Project) -> None:
-    said = counting(project, "a", "b")
-    path = project.root / "manifests/x.yaml"
-    good = path.read_text()
-    path.write_text(good.replace("echo b >>", "exit 3; echo b >>"))
-    project.run("build", "x").expect(6, "layer 2")
-    path.write_text(good)
-    project.build("x")
-    assert ran(said) == ["a", "b"]
-
-
-def test_a_shell_opens_at_any_layer_and_nothing_stays(project: Project) -> None:
-    counting(project, "a", "b")
-    project.run("shell", "x", "--layer", "1").expect(2, "not in the layer store", "invoke build x")
-    project.build("x")
-    for layer, there in (("0", ""), ("1", "a"), ("2", "a\nb")):
-        done = project.run("shell", "x", "--layer", layer, stdin="ls /root; touch /root/mine\n").expect(0)
-        assert done.out.strip() == there
-    project.run("shell", "x", "--layer", "3").expect(2, "has no layer 3")
-    project.run("shell", "x", "--layer", "two").expect(2, "not the number of a layer")
-    assert project.workspaces() == []
-
-
-def test_a_kept_build_is_opened_again_until_gc_takes_all_of_it(project: Project) -> None:
-    said = counting(project, "a", "b")
-    path = project.root / "manifests/x.yaml"
-    path.write_text(path.read_text().replace("echo b >>", "touch /root/half; exit 3; echo b >>"))
-    project.run("build", "x", "--keep").expect(6)
-    for lease in project.cache.rglob("lease"):
-        os.utime(lease, (0, 0))
-    # With the kept build goes what it alone stood on; a dry run only says so.
-    project.run("gc", "--dry-run").expect(0, "build   x-", "layer", "unused for")
-    project.run("shell", "x", stdin="ls /root\n").expect(0, "a\nhalf\n")
-    assert ran(said) == ["a"]
-    for lease in project.cache.rglob("lease"):
-        os.utime(lease, (0, 0))
-    project.run("gc").expect(0, "build   x-", "unused for")
-    assert entries(project.cache / "v1/trees") == {} and project.workspaces() == []
-
-
-@pytest.mark.parametrize("what", ["overlay", "read-only trees"])
-def test_without_overlays_every_layer_runs_and_the_image_is_the_same(
-    project: Project, tmp_path: Path, what: str
+def test_only_what_changed_runs_on_both_runtimes(
+    layered: Layered, runtime: tuple[str, dict[str, str]]
 ) -> None:
-    said = counting(project, "a", "b")
-    project.build("x")
-    ran(said)
-    trees_folder = project.root / "scratch"
-    trees_folder.mkdir()
-    project.site("odd", scratch=str(trees_folder))
-    if what == "overlay":
-        within, why = on_overlay(trees_folder), "is refused"
-    else:
-        (trees_folder / "trees").mkdir()
-        within, why = read_only(trees_folder / "trees"), "can't be written"
-    assert all(why in reason for reason in reasons(project, "--site", "odd", within=within))
-    project.run("plan", "x", "--site", "odd", within=within).expect(0, "layers kept  no: ", why)
-    assert why in project.run("doctor", "--site", "odd", within=within).out
-    project.run("build", "x", "--no-cache", "--site", "odd", within=within).expect(0)
-    assert ran(said) == ["a", "b"]
-    first, second = (
-        trees.whole(project.store.image("x", version), tmp_path / version)
-        for version in ("small-r1", "small-r2")
-    )
-    assert first == second
+    name, env = runtime
+    for number, last in enumerate(("echo 3 > /data/3", "rm /data/1; echo 4 > /data/3")):
+        layered.manifest("x", (*THREE[:2], last))
+        done = layered.say("x", "--runtime", name, env=env)
+        assert layered.ran() == (["3"] if number else ["1", "2", "3"])
+    assert done.err.count("reused, made") == 3
+    assert "changed: script" in done.err
+    version = layered.project.store.versions("x")[-1]
+    assert [layer.reused for layer in layered.project.record("x", version).layers] == [True, True, False]
+    trees.assert_same(layered.current("x"), layered.build("x", "--no-cache", "--runtime", name, env=env))
 
 
-def node(project: Project, name: str, **layers: Any) -> Any:
-    """A node with a disk of its own, as options for a run."""
-    shared = project.root / "shared"
-    shared.mkdir(exist_ok=True)
-    project.site(name, scratch=str(project.root / name), layers={"shared": str(shared), **layers})
-    return ("--site", name)
+def test_a_first_layer_that_changed_makes_all_above_it_anew(built: Layered) -> None:
+    built.manifest("x", ("mkdir /data; echo other > /data/1", *THREE[1:]))
+    plan = built.project.run("plan", "x", "--json")
+    assert reused(plan) == [True, False, False, False]
+    assert reasons(plan)[1:] == ["changed: script", *["layer 1 below it is made anew"] * 2]
+    built.say("x")
+    assert built.ran() == ["1", "2", "3"]
+    built.assert_right("x")
+    # The way back costs nothing but the packing: nothing is lost by a try.
+    built.manifest("x", THREE)
+    built.say("x")
+    assert built.ran() == []
 
 
-def built(project: Project, *args: str, **more: Any) -> Done:
-    return project.run("build", "x", "--images", str(project.root / "other"), *args, **more).expect(0)
+def test_a_changed_order_and_a_shared_beginning(built: Layered) -> None:
+    built.manifest("x", (THREE[0], THREE[2], THREE[1]))
+    built.say("x")
+    assert built.ran() == ["2", "3"]
+    built.manifest("y", THREE[:2], env={})
+    built.say("y")
+    assert built.ran() == []
 
 
-def test_another_node_takes_up_what_one_has_made(project: Project, tmp_path: Path) -> None:
-    said = counting(project, "a", "b")
-    project.build("x", *node(project, "one"))
-    assert ran(said) == ["a", "b"]
-    two = node(project, "two")
-    assert all("in the shared tier" in reason for reason in reasons(project, "--no-cache", *two)[:1])
-    built(project, *two).expect(0, "unpacking it from the shared tier")
-    assert ran(said) == []
-    one, other = project.store.image("x", "small-r1"), project.root / "other/x/x-small-r1.sqsh"
-    assert trees.whole(one, tmp_path / "one") == trees.whole(other, tmp_path / "two")
+def test_a_changed_base_makes_everything_anew(built: Layered) -> None:
+    project = built.project
+    tree = trees.unpack(project.base, project.root / "other")
+    (tree / "etc/other").touch()
+    image = trees.pack(tree, project.root / "manifests/small.sqsh")
+    built.manifest("x", THREE, base=f"sqsh:{image}")
+    plan = project.run("plan", "x", "--json")
+    assert reused(plan) == [False] * 4
+    assert reasons(plan) == ["changed: base", *["the base below it is made anew"] * 3]
+    built.say("x")
+    assert built.ran() == ["1", "2", "3"]
+    assert "/etc/other" in trees.listing(built.current("x"))
 
 
-def test_a_reader_of_the_shared_tier_puts_nothing_there(project: Project) -> None:
-    said = counting(project, "a")
-    project.build("x", *node(project, "one"))
-    ran(said)
-    counting(project, "a", "b")
-    shared = project.root / "shared"
-    before = sorted(shared.rglob("*"))
-    within = read_only(shared)
-    built(project, *node(project, "two"), within=within)
-    assert ran(said) == ["b"]
-    assert sorted(shared.rglob("*")) == before
-    assert "read only" in project.run("doctor", "--site", "two", within=within).out
+def test_no_cache_and_from_run_what_they_say(built: Layered) -> None:
+    for args, number in ((("--no-cache",), 1), (("--from", "2"), 2)):
+        said = reasons(built.project.run("plan", "x", "--json", *args))
+        assert said[number:] == [" ".join(args)] * (4 - number)
+        done = built.say("x", *args)
+        assert built.ran() == ["1", "2", "3"][number - 1 :]
+        assert " ".join(args) in done.err
+    built.project.run("build", "x", "--from", "4").expect(2, "x has no layer 4", "it has 3")
+    # What was made anew is what is taken from then on.
+    built.project.run("build", "x").expect(0, "small-r3 is up to date")
 
 
-@pytest.mark.parametrize("harm", ["bytes", "moved", "writable", "owner", "newer"])
-def test_what_is_wrong_in_the_shared_tier_is_not_taken(project: Project, harm: str) -> None:
-    said = counting(project, "a", "b")
-    project.build("x", *node(project, "one"))
-    ran(said)
-    shared = project.root / "shared/v1"
-    layers = {title: path for title, path in entries(shared).items() if "echo" in title}
-    first, second = (layers[title] for title in sorted(layers))
-    two = node(project, "two")
-    if harm == "bytes":
-        packed = first / "tree.sqsh"
-        packed.chmod(0o644)
-        data = packed.read_bytes()
-        packed.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
-        why = "its bytes have the digest"
-    elif harm == "moved":
-        shutil.rmtree(first)
-        second.rename(first)
-        why = "another entry"
-    elif harm == "writable":
-        first.chmod(0o777)
-        why = "can be written by others"
-    elif harm == "owner":
-        if os.getuid():
-            pytest.skip("only root can give files away")
-        os.chown(first / "tree.sqsh", 1234, 1234)
-        why = "uid 1234"
-    else:
-        (shared / "format").write_text("2\n")
-        built_not = project.run("build", "x", "--no-cache", *two)
-        built_not.expect(11, "has format '2'", "update this Kiln")
-        return
-    if harm != "bytes":
-        assert why in reasons(project, *two)[1]
-    done = built(project, *two)
-    assert ran(said)[0] == "a"
-    if harm == "bytes":
-        assert why in done.err
-    if harm == "owner":
-        shutil.rmtree(project.root / "other")
-        built(project, *node(project, "three", trusted=["1234"]))
-        assert ran(said) == []
+def test_plan_says_which_input_changed(layered: Layered) -> None:
+    project = layered.project
+    project.file("part", b"1")
+    project.file("pins.txt", b"a==1\n")
+    before = [{"copy": {"part": "/part"}}, {"apt": ["git", "curl"]}, {"uv": {"requirements": ["pins.txt"]}}]
+    project.manifest("x", before, env={"A": "1", "B": "2"})
+    project.run("build", "x").expect(6, "no apt-get")
+    for layers, env, wanted in (
+        (before, {"A": "1", "B": "3"}, "changed: env B"),
+        ([before[0], {"apt": ["git", "wget"]}], {"A": "1", "B": "2"}, "changed: packages +wget -curl"),
+        ([before[0], {"apt": ["curl", "git"]}], {"A": "1", "B": "2"}, "changed: the order of packages"),
+        ([{"copy": {"part": "/other"}}], {"A": "1", "B": "2"}, "changed: items"),
+    ):
+        project.manifest("x", layers, env=env)
+        assert wanted in reasons(project.run("plan", "x", "--json"))
+    project.manifest("x", before, env={"A": "1", "B": "2"})
+    project.file("part", b"2")
+    project.file("pins.txt", b"a==2\n")
+    said = reasons(project.run("plan", "x", "--json"))
+    assert said[1] == "changed: files part"
+    assert said[3] == "changed: files pins.txt"
+    project.run("plan", "x").expect(0, "reused", "runs", "changed: files part")
+
+
+def test_changed_hooks_test_the_image_again_and_run_no_layer(layered: Layered) -> None:
+    project = layered.project
+    project.hook("fine", "exit 0")
+    layered.manifest("x", THREE[:1], smoke=["fine"])
+    layered.say("x")
+    project.run("build", "x").expect(0, "up to date")
+    project.hook("fine", "echo again; exit 0")
+    layered.say("x")
+    assert layered.ran() == ["1"]
+    assert project.store.versions("x") == ["small-r1", "small-r2"]
+    project.hook("fine", "exit 1")
+    project.run("build", "x").expect(10, "smoke hook fine")
+    assert layered.ran() == []
+
+
+def test_a_published_file_that_is_gone_or_cut_is_made_again(built: Layered) -> None:
+    project, first = built.project, built.current("x")
+    whole = first.read_bytes()
+    first.unlink()
+    built.say("x")
+    assert built.current("x").read_bytes() == whole
+    second = built.current("x")
+    second.chmod(0o644)
+    second.write_bytes(whole[:-4096])
+    built.say("x")
+    assert built.current("x").read_bytes() == whole
+    assert built.ran() == []
+    assert project.store.channels("x")["current"] != second.stem.removeprefix("x-")
+
+
+def test_a_build_that_failed_at_its_fifth_layer_starts_there(layered: Layered) -> None:
+    four = [f"echo {number} > /root/{number}" for number in range(1, 5)]
+    layered.manifest("x", (*four, "exit 3", "true"))
+    layered.project.run("build", "x").expect(6, "layer 5 (run exit 3")
+    assert layered.ran() == ["1", "2", "3", "4"]
+    layered.manifest("x", (*four, "cat /root/4", "true"))
+    plan = layered.project.run("plan", "x", "--json")
+    assert reused(plan) == [True] * 5 + [False] * 2
+    layered.say("x")
+    assert layered.ran() == ["5", "6"]
+    trees.assert_same(layered.current("x"), layered.build("x", "--no-cache"))
+
+
+def test_shell_opens_at_any_layer_and_leaves_it_as_it_was(
+    layered: Layered, runtime: tuple[str, dict[str, str]]
+) -> None:
+    name, env = runtime
+    args, project = ("--runtime", name), layered.project
+    layered.manifest("x", THREE)
+    layered.say("x", *args, env=env)
+    look = "ls -m /data || echo none; touch /data/mine; rm -rf /data; exit 7\n"
+    for number, seen in enumerate(("none", "1", "1, 2", "1, 2, 3")):
+        done = project.run("shell", "x", "--layer", str(number), *args, env=env, stdin=look)
+        done.expect(7, f"{seen}\n", f"at layer {number}; nothing done here stays")
+    project.run("shell", "x", "--layer", "4", *args, env=env).expect(2, "x has no layer 4")
+    project.run("shell", "x", "--layer", "one", *args, env=env).expect(2, "'one' is not the number")
+    layered.manifest("x", (*THREE[:2], "echo new > /data/3"))
+    missing = project.run("shell", "x", "--layer", "3", *args, env=env)
+    missing.expect(2, "not in the layer store as it is now", "invoke build x")
+    assert project.workspaces() == []
+    layered.ran()
+    layered.say("x", *args, env=env)
+    assert layered.ran() == ["3"]
+
+
+def test_a_kept_build_is_entered_where_it_stopped_on_both_runtimes(
+    layered: Layered, runtime: tuple[str, dict[str, str]]
+) -> None:
+    name, env = runtime
+    args, project = ("--runtime", name), layered.project
+    layered.manifest("x", (*THREE[:2], "rm /data/1; echo half > /data/3; exit 3"))
+    project.run("build", "x", "--keep", *args, env=env).expect(6, "invoke shell x")
+    for words in ("cat /data/3; echo whole > /data/3; rm /data/2", "cat /data/3"):
+        done = project.run("shell", "x", *args, env=env, stdin=f"{words}; ls -m /data; exit 7\n")
+        done.expect(7, "at layer 3")
+    assert "whole\n3\n" in done.out
+    # What is done in it is in no layer.
+    layered.manifest("x", THREE)
+    layered.ran()
+    layered.say("x", *args, env=env)
+    assert layered.ran() == ["3"]
+    trees.assert_same(layered.current("x"), layered.build("x", "--no-cache", *args, env=env))
+
+
+def age_of_store(project: Project, days: float) -> None:
+    """Have everything in the local tier be last used so long ago."""
+    for lease in project.cache.glob("v1/trees/*/*s/*/lease"):
+        moment = lease.stat().st_mtime - days * 86_400
+        os.utime(lease, (moment, moment))
+
+
+def collected(project: Project, *args: str) -> tuple[list[str], list[str]]:
+    """The workspaces and the titles of the things that went, or would go."""
+    [result] = project.run("gc", "--json", *args).expect(0).events("result")
+    return result["workspaces"], sorted(thing["title"].split(" > ")[0] for thing in result["things"])
+
+
+def test_gc_removes_what_is_old_and_never_what_a_running_build_holds(layered: Layered) -> None:
+    project = layered.project
+    layered.manifest("kept", ("echo kept > /root/kept", "exit 3"))
+    project.run("build", "kept", "--keep").expect(6)
+    layered.manifest("idle", ("echo idle > /root/idle",))
+    layered.say("idle")
+    os.mkfifo(layered.diary / "gate")
+    waits = "echo ready; read -r _ < /mnt/diary/gate; cat /root/runs"
+    layered.manifest("runs", ("echo runs > /root/runs", waits))
+    running = project.start("build", "runs", "--json")
+    running.until('"line": "ready"')
+    age_of_store(project, 60)
+    kept = [name for name in project.workspaces() if name.startswith("kept")]
+    would = collected(project, "--dry-run")
+    # The base is in use, and so is the lower layer of what runs; a kept build goes with what it held.
+    assert would == (kept, ["run echo idle", "run echo kept"])
+    assert len(layered.trees("layer")) == 3
+    assert collected(project) == would
+    assert (len(layered.trees("base")), len(layered.trees("layer"))) == (1, 1)
+    (layered.diary / "gate").write_text("go\n")
+    running.end().expect(0)
+    layered.ran()
+    project.run("build", "idle").expect(0, "up to date")
+    project.build("idle", "--from", "1")
+    assert layered.ran() == ["1"]
+
+
+def test_gc_of_one_image_leaves_the_kept_build_of_another_whole(layered: Layered) -> None:
+    project = layered.project
+    for name in ("a", "b"):
+        layered.manifest(name, (f"echo {name} > /root/{name}", "exit 3"))
+        project.run("build", name, "--keep").expect(6)
+    age_of_store(project, 60)
+    project.run("gc", "--name", "b").expect(0)
+    project.run("shell", "a", stdin="cat /root/a; exit 7\n").expect(7, "a\n", "at layer 2")
+    # Nothing is mounted on another tree than the one on which it was kept.
+    [lower] = layered.trees("layer")[:1]
+    (lower / "tree/root/a").write_text("changed\n")
+    project.run("shell", "a", stdin="true\n").expect(11, "not as they were made")

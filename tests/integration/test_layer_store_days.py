@@ -1,212 +1,266 @@
-"""Bad days of the layer store: killed, full, damaged, on odd disks, two at once. The next build is right."""
+"""The layer store on bad days: killed, damaged, full, refused, at a wrong time, and used by two at once."""
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from kiln import files
 from tests.integration import trees
-from tests.integration.namespaces import on_tmpfs
-from tests.integration.processes import traces
-from tests.integration.project import Project
-from tests.integration.test_layer_store import counting, entries, ran, reasons, same_as_without
+from tests.integration.layered import DIARY, Layered
+from tests.integration.namespaces import on_overlay, on_tmpfs, staying
+from tests.integration.points import await_held, full, held, killed, later
+from tests.integration.processes import Family, traces
 
-# Ends the process at the call of os.rename whose number stands in KILL_AT.
-KILLER = """\
-import os, signal
-left, rename = int(os.environ.get("KILL_AT", "0")), os.rename
-def killing(*args, **more):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return rename(*args, **more)
-os.rename = killing
-"""
+TWO = ("mkdir /data; echo 1 > /data/1", "rm -r /data; mkdir /data; echo 2 > /data/2")
+# From the lock of a layer on: its mount, its run, its end, and every rename until it is in both tiers.
+MAKING = r"locks/layer-"
+POINTS = r"Popen|mkdir .*/(new-|\.new-)|rename .*(entries\.json|/new-|/layers/|/v1/)|rmtree .*stack/work"
+PARTS = 3
 
 
-def killer(project: Project, at: int) -> dict[str, str]:
-    folder = project.root / "killer"
-    folder.mkdir(exist_ok=True)
-    (folder / "sitecustomize.py").write_text(KILLER)
-    return {"PYTHONPATH": str(folder), "KILL_AT": str(at)}
-
-
-def test_a_kill_at_each_rename_leaves_what_the_next_build_makes_right(
-    project: Project, tmp_path: Path
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_kill_at_any_point_of_a_layer_leaves_the_next_build_right(
+    layered: Layered, tmp_path: Path, part: int
 ) -> None:
-    """All that others can see comes by a rename: the states of the store are those before and after each."""
-    said = counting(project, "a", "b")
-    project.site("two", layers={"shared": str(project.root / "shared")})
-    wanted = None
-    for at in range(1, 40):
-        for name in ("cache", "shared", "images"):
-            files.remove_tree(project.root / name)
-        done = project.run("build", "x", "--site", "two", env=killer(project, at))
-        if done.code == 0:
+    project = layered.project
+    project.site("two", layers={"shared": str(tmp_path / "shared")})
+    args = ("--site", "two")
+    layered.manifest("x", TWO[:1])
+    reference = layered.build("x", *args).rename(tmp_path / "reference.sqsh")
+    points = 0
+    for count in range(part + 1, 200, PARTS):
+        layered.unpublish("x")
+        for path in (*layered.trees("layer"), *(tmp_path / "shared/v1/layers").iterdir()):
+            path.rename(tmp_path / f"old-{count}-{path.parents[1].name}")
+        mark = tmp_path / f"point-{count}"
+        done = project.run("build", "x", *args, within=killed(mark, count, POINTS, MAKING))
+        if not mark.exists():
+            assert done.code == 0
             break
-        assert done.code == -signal.SIGKILL, done.said
-        ran(said)
-        project.run("build", "x", "--site", "two").expect(0)
-        [version] = project.store.versions("x")
-        found = trees.whole(project.store.image("x", version), tmp_path / str(at))
-        wanted = wanted or found
-        assert found == wanted
-        assert project.workspaces() == [] and traces(project.root) == []
-    assert at > 8
+        assert done.code == -signal.SIGKILL, (mark.read_text(), done.said)
+        points += 1
+        layered.say("x", *args)
+        trees.assert_same(reference, layered.current("x"))
+        assert (project.workspaces(), traces(project.root)) == ([], []), mark.read_text()
+    assert points >= 4
 
 
-def test_one_that_waits_makes_the_layer_when_the_other_is_killed(project: Project) -> None:
-    said = counting(project, "a")
-    gate = project.root / "said/gate"
-    os.mkfifo(gate)
-    path = project.root / "manifests/x.yaml"
-    path.write_text(
-        path.read_text().replace("run: ", "run: 'echo begun; read -r _ < /mnt/said/gate'\n- run: ")
-    )
-    first = project.start("build", "x", "--json")
-    first.until('"line": "begun"')
-    second = project.start("build", "x", "--json")
+def test_a_kill_while_a_layer_runs_has_it_run_again(layered: Layered) -> None:
+    project = layered.project
+    os.mkfifo(layered.diary / "gate")
+    layered.manifest("x", (TWO[0], f"{TWO[1]}; echo ready; read -r _ < {DIARY}/gate"))
+    running = project.start("build", "x", "--json")
+    running.until('"line": "ready"')
+    family = Family(running.pid)
+    running.send(signal.SIGKILL)
+    running.end()
+    family.assert_ended()
+    layered.manifest("x", TWO)
+    layered.say("x")
+    assert layered.ran() == ["1", "2"]
+    layered.assert_right("x")
+
+
+def missing(tree: Path) -> None:
+    next(path for path in sorted(tree.rglob("*")) if path.is_file()).unlink()
+
+
+def changed(tree: Path) -> None:
+    """The same size and time as before: only the change's own time tells."""
+    path = next(path for path in sorted(tree.rglob("*")) if path.is_file() and path.stat().st_size)
+    status = path.stat()
+    path.write_bytes(b"x" * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def added(tree: Path) -> None:
+    (tree / "added").touch()
+
+
+@pytest.mark.parametrize("damage", [missing, changed, added])
+def test_a_damaged_entry_is_noticed_dropped_and_made_anew(
+    layered: Layered, damage: Callable[[Path], None]
+) -> None:
+    layered.manifest("x", TWO)
+    reference = layered.build("x").rename(layered.project.root / "reference.sqsh")
+    for kind, place, again in (("layer", 0, ["1", "2"]), ("layer", 1, ["2"]), ("base", 0, [])):
+        layered.unpublish("x")
+        layered.ran()
+        damage(layered.trees(kind)[place] / "tree")
+        done = layered.say("x")
+        assert "it is dropped, and made anew" in done.err, kind
+        assert (kind, layered.ran()) == (kind, again)
+        trees.assert_same(reference, layered.current("x"))
+
+
+def test_an_overlay_that_is_refused_is_said_and_builds_work(layered: Layered) -> None:
+    project = layered.project
+    layered.manifest("x", TWO)
+    with staying(on_overlay(project.cache), project.root) as machine:
+        why = f"an overlay on the file system of {project.cache}"
+        for command in (("plan", "x"), ("doctor",)):
+            project.run(*command, within=machine.within).expect(0, why)
+        for _ in range(2):
+            layered.say("x", "--no-cache", within=machine.within)
+            assert layered.ran() == ["1", "2"]
+        project.run("shell", "x", "--layer", "1", within=machine.within).expect(2, "layers aren't kept here")
+    refused = layered.current("x")
+    trees.assert_same(refused, layered.build("x", "--no-cache"))
+
+
+def test_a_cache_in_memory_keeps_layers(layered: Layered, tmp_path: Path) -> None:
+    project = layered.project
+    layered.manifest("x", TWO)
+    with staying(on_tmpfs("size=4g", project.cache, tmp_path / "left"), project.root) as machine:
+        layered.say("x", within=machine.within)
+        layered.manifest("x", (*TWO, "echo 3 > /data/3"))
+        layered.say("x", within=machine.within)
+        assert layered.ran() == ["1", "2", "3"]
+    layered.assert_right("x")
+
+
+FILLED = r"mkdir .*stack/new-|rename .*(/new-|/layers/)"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_disk_that_is_full_when_a_layer_is_committed(layered: Layered, tmp_path: Path, count: int) -> None:
+    project = layered.project
+    layered.manifest("x", TWO)
+    with staying(on_tmpfs("size=2g", project.cache, tmp_path / "left"), project.root) as machine:
+        filler = project.cache / "filler"
+        within = [*machine.within, *full(filler, count, FILLED, MAKING)]
+        done = project.run("build", "x", within=within)
+        assert machine.view(filler).exists(), "it came to its end before the point"
+        done.expect(8, "no space left")
+        machine.view(filler).unlink()
+        layered.say("x", within=machine.within)
+    layered.assert_right("x")
+
+
+def test_a_clock_that_jumps_makes_no_build_wrong(layered: Layered) -> None:
+    """Layers of the future are taken; one that is old runs again where it doesn't name exact versions."""
+    year = 365 * 86_400.0
+    layered.project.site("stale", layers={"stale_after": "7d"})
+    layered.manifest("x", TWO)
+    layered.say("x", "--site", "stale", within=later(year))
+    layered.unpublish("x")
+    done = layered.say("x", "--site", "stale")
+    assert "reused, made 0 s ago" in done.err
+    layered.unpublish("x")
+    layered.say("x", "--site", "stale", within=later(2 * year))
+    assert layered.ran() == ["1", "2"]
+    layered.assert_right("x")
+
+
+APT = f"#!/bin/sh\ncase $* in *install*) echo apt >> {DIARY}/ran; echo installed > /root/apt;; esac\n"
+
+
+def test_an_old_layer_runs_again_unless_it_names_exact_versions(layered: Layered) -> None:
+    """The image's apt-get is one that notes its calls: what counts here is when it is called."""
+    project = layered.project
+    project.file("apt-get", APT.encode())
+    project.site("stale", layers={"stale_after": "7d"})
+    args = ("--site", "stale")
+    tool = {"copy": {"from": "apt-get", "to": "/bin/apt-get", "mode": "0755"}}
+    layered.manifest("loose", (tool, {"apt": ["git"]}, "cat /root/apt"))
+    layered.manifest("exact", (tool, {"apt": ["git=1"]}, "cat /root/apt"))
+    for name in ("loose", "exact"):
+        layered.say(name, *args)
+    layered.ran()
+    for days, ran in ((6, []), (8, ["apt", "3"])):
+        for name in ("loose", "exact"):
+            clock = later(days * 86_400.0)
+            done = project.run("build", name, *args, within=clock).expect(0)
+            wanted = ran if name == "loose" else []
+            assert (name, days, layered.ran()) == (name, days, wanted)
+            assert ("doesn't name exact versions" in done.err) == bool(wanted)
+
+
+def test_two_builds_that_need_one_layer_make_it_once(layered: Layered) -> None:
+    project = layered.project
+    os.mkfifo(layered.diary / "gate")
+    same = f"echo same > /root/same; echo ready; read -r _ < {DIARY}/gate"
+    for name in ("a", "b"):
+        layered.manifest(name, (same, f"echo {name} > /root/{name}"))
+    first = project.start("build", "a", "--json")
+    first.until('"line": "ready"')
+    second = project.start("build", "b")
     second.until("another build makes this layer; waiting for")
+    (layered.diary / "gate").write_text("go\n")
+    first.end().expect(0)
+    second.end().expect(0, "reused, made")
+    assert sorted(layered.ran()) == ["1", "2", "2"]
+
+
+def test_one_of_two_is_killed_and_the_other_makes_the_layer(layered: Layered) -> None:
+    project = layered.project
+    os.mkfifo(layered.diary / "gate")
+    same = f"echo same > /root/same; echo ready; read -r _ < {DIARY}/gate"
+    for name in ("a", "b"):
+        layered.manifest(name, (same, f"echo {name} > /root/{name}"))
+    first = project.start("build", "a", "--json")
+    first.until('"line": "ready"')
+    second = project.start("build", "b", "--json")
+    second.until("another build makes this layer")
+    family = Family(first.pid)
     first.send(signal.SIGKILL)
     first.end()
-    second.until('"line": "begun"')
-    gate.write_text("go\n")
+    family.assert_ended()
+    second.until('"line": "ready"')
+    (layered.diary / "gate").write_text("go\n")
     second.end().expect(0)
-    assert ran(said) == ["a"]
+    assert layered.ran() == ["1", "2"]
 
 
-def test_two_that_need_the_same_layer_make_it_once(project: Project) -> None:
-    said = counting(project, "a")
-    text = (project.root / "manifests/x.yaml").read_text()
-    gate = project.root / "said/gate"
-    os.mkfifo(gate)
-    slow = text.replace(
-        "run: ", "run: 'echo begun; read -r _ < /mnt/said/gate; echo slow >> /mnt/said/all'\n- run: "
-    )
-    (project.root / "manifests/x.yaml").write_text(slow)
-    (project.root / "manifests/y.yaml").write_text(
-        slow.replace("name: x", "name: y").replace("/root/a", "/root/y")
-    )
-    first = project.start("build", "x", "--json")
-    first.until('"line": "begun"')
-    second = project.start("build", "y", "--json")
-    second.until("another build makes this layer; waiting for")
-    gate.write_text("go\n")
+def test_two_builds_that_need_one_base_make_it_once(layered: Layered, tmp_path: Path) -> None:
+    project = layered.project
+    for name in ("a", "b"):
+        layered.manifest(name, (f"echo {name} > /root/{name}",))
+    first = project.start("build", "a", within=held(tmp_path / "point", r"Popen .*unsquashfs.*containers"))
+    await_held(first.pid)
+    second = project.start("build", "b")
+    second.until("another build makes this base; waiting for")
+    first.send(signal.SIGCONT)
     first.end().expect(0)
-    second.end().expect(0)
-    assert sorted(ran(said)) == ["a", "a", "slow"]
+    second.end().expect(0, "reused, made")
+    assert len(layered.trees("base")) == 1
 
 
-@pytest.mark.parametrize("harm", ["missing", "changed", "added", "chmod"])
-def test_a_damaged_layer_is_noticed_and_made_anew(project: Project, tmp_path: Path, harm: str) -> None:
-    said = counting(project, "a", "b", "c")
-    project.build("x")
-    ran(said)
-    layers = {title: path for title, path in entries(project.cache).items() if "echo" in title}
-    [entry] = [path for title, path in layers.items() if (path / "tree/root/b").exists()]
-    file = entry / "tree/root/b"
-    status = file.stat()
-    if harm == "missing":
-        file.unlink()
-    elif harm == "changed":
-        file.write_text("x\n")
-        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    elif harm == "added":
-        (entry / "tree/root/new").touch()
-    else:
-        file.chmod(0o600)
-    done = project.run("build", "x", "--from", "3").expect(0)
-    done.expect(0, "are missing, or are not as they were made; it is dropped")
-    assert ran(said) == ["b", "c"]
-    same_as_without(project, tmp_path)
+def test_builds_of_different_images_run_side_by_side(layered: Layered) -> None:
+    """Each waits for the other: one after the other would never end."""
+    project = layered.project
+    layered.manifest("base", ("true",))
+    layered.say("base")
+    for name in ("ab", "ba"):
+        os.mkfifo(layered.diary / name)
+    layered.manifest("a", (f"echo x > {DIARY}/ab; read -r _ < {DIARY}/ba",))
+    layered.manifest("b", (f"read -r _ < {DIARY}/ab; echo x > {DIARY}/ba",))
+    running = [project.start("build", name) for name in ("a", "b")]
+    for each in running:
+        each.end().expect(0)
 
 
-def test_a_disk_that_is_full_in_a_layer_leaves_the_layers_before(project: Project, tmp_path: Path) -> None:
-    said = counting(project, "a", "b")
-    path = project.root / "manifests/x.yaml"
-    good = path.read_text()
-    path.write_text(good.replace("echo b >>", "head -c 2000000000 /dev/zero > /root/big; echo b >>"))
-    within = on_tmpfs("size=1700m", project.root / "small", tmp_path / "left")
-    project.site("small", scratch=str(project.root / "small"))
-    done = project.run("build", "x", "--site", "small", within=within)
-    done.expect(8, "layer 2", "filled the disk")
-    left = (tmp_path / "left").read_text()
-    assert "/work/x-" not in left
-    assert "/tree/root/a" in left and "/tree/root/big" not in left
-    path.write_text(good)
-    ran(said)
-    project.build("x")
-    assert ran(said) == ["a", "b"]
+def test_sixty_layers_in_one_image(layered: Layered) -> None:
+    work = "mkdir -p /data; echo {0} > /data/{0}; rm -f /data/{1}"
+    scripts = [work.format(number, number - 2) for number in range(60)]
+    layered.manifest("x", scripts)
+    layered.say("x")
+    assert len(layered.ran()) == 60
+    layered.manifest("x", (*scripts[:-1], "ls /data > /data/list"))
+    layered.say("x")
+    assert layered.ran() == ["60"]
+    trees.assert_same(layered.current("x"), layered.plain("x"))
 
 
-def test_the_cache_may_lie_on_tmpfs(project: Project, tmp_path: Path) -> None:
-    said = counting(project, "a")
-    within = on_tmpfs("size=900m", project.cache, tmp_path / "left")
-    project.run("build", "x", within=within).expect(0)
-    assert ran(said) == ["a"]
-    assert "/layers/" in (tmp_path / "left").read_text()
-
-
-def test_a_layer_grows_old_unless_it_names_exact_versions(project: Project) -> None:
-    project.site("old", layers={"stale_after": "2d"})
-    said = counting(project, "a")
-    project.build("x", "--site", "old")
-    ran(said)
-    for path in project.cache.rglob("entry.json"):
-        data = json.loads(path.read_text())
-        path.write_text(json.dumps({**data, "made": data["made"] - 3 * 86_400}))
-    assert reasons(project, "--site", "old")[1].startswith("made 3 d ago")
-    # A clock that was ahead when a layer was made.
-    for path in project.cache.rglob("entry.json"):
-        data = json.loads(path.read_text())
-        path.write_text(json.dumps({**data, "made": data["made"] + 99 * 86_400}))
-    counting(project, "a", "b")
-    project.build("x", "--site", "old")
-    assert ran(said) == ["b"]
-
-
-def test_sixty_layers(project: Project, tmp_path: Path) -> None:
-    names = [f"n{number}" for number in range(60)]
-    said = counting(project, *names)
-    project.build("x")
-    assert ran(said) == names
-    counting(project, *names[:-1], "last")
-    project.build("x")
-    assert ran(said) == ["last"]
-    there = trees.whole(project.store.image("x", "small-r2"), tmp_path / "tree")
-    assert {f"root/{name}" for name in (*names[:-1], "last")} <= set(there)
-
-
-def test_whatever_layers_do_to_what_lies_below(project: Project, tmp_path: Path) -> None:
-    """Whiteouts, opaque folders, links, a folder removed and made again, modes; the same with and without."""
-    scripts = [
-        "mkdir -p /d/sub /o; touch /d/sub/f /d/g /o/old /gone; ln /d/g /d/h; ln -s g /d/link; chmod 700 /d",
-        "rm -r /d; mkdir /d; touch /d/new; rm /gone; rm -r /o; mkdir /o; touch /o/new; ln /o/new /o/again",
-        "mkdir /d/sub; touch /d/sub/other; mv /o /p; rm /d/new; ln -s /etc/passwd /d/new; touch /gone",
-        "rm -r /p /gone; mkdir -p /p/q; chmod 1777 /p/q; echo text > /p/q/f; ln /p/q/f /p/q/g",
-    ]
-    project.manifest("x", [{"run": script} for script in scripts])
-    project.build("x")
-    assert all(reason.startswith("made") for reason in reasons(project))
-    # Every layer is another node's now: taken up from a .sqsh, whiteouts and all.
-    shared = {"shared": str(project.root / "shared")}
-    for name in ("one", "two"):
-        project.site(name, scratch=str(project.root / name), layers=shared)
-    project.build("x", "--site", "one", "--no-cache")
-    scripts[-1] += "; true"
-    project.manifest("x", [{"run": script} for script in scripts])
-    done = project.run("build", "x", "--site", "two").expect(0)
-    assert len(re.findall("unpacking it from the shared tier", done.err)) == 4
-    found = [
-        trees.whole(project.store.image("x", version), tmp_path / version)
-        for version in project.store.versions("x")
-    ]
-    assert found[0] == found[1] == found[2]
-    assert found[0]["p/q/f"][2] == found[0]["p/q/g"][2] and "d/sub/f" not in found[0]
+def test_a_name_of_a_hard_link_that_is_changed_in_place_leaves_the_other_as_it_was(layered: Layered) -> None:
+    """As an overlay has it, with the store; without, both names are one file."""
+    layered.manifest("x", ("echo 1 > /root/a; ln /root/a /root/b", "echo 2 >> /root/a"))
+    kept = layered.build("x")
+    assert [trees.content(kept, f"/root/{name}") for name in "ab"] == ["1\n2\n", "1\n"]
+    trees.assert_same(kept, layered.build("x", "--no-cache"))
+    plain = layered.plain("x")
+    assert [trees.content(plain, f"/root/{name}") for name in "ab"] == ["1\n2\n"] * 2

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
+import json
 import re
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from kiln import imageformat
 
 PROGRAMS = (
     "bash", "sh", "cat", "chmod", "cp", "dirname", "env", "find", "head", "id", "ln", "ls", "mkdir", "mv",
-    "readlink", "rm", "setsid", "sleep", "sort", "stat", "touch", "tr",
+    "readlink", "rm", "setcap", "setsid", "sleep", "sort", "stat", "touch", "tr",
 )  # fmt: skip
+FOLDERS = ("/usr/bin", "/bin", "/usr/sbin", "/sbin")
 PASSWD = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/bin/sh\n"
 AS_ROOT = ("unshare", "--user", "--map-root-user")
 
@@ -22,7 +27,7 @@ def small(tree: Path) -> None:
     for name in ("bin", "tmp", "proc", "sys", "dev", "run", "etc", "root"):
         (tree / name).mkdir(parents=True)
     for program in PROGRAMS:
-        source = next(path for path in (Path("/usr/bin", program), Path("/bin", program)) if path.exists())
+        source = next(path for folder in FOLDERS if (path := Path(folder, program)).exists())
         _place(source, tree / "bin" / program)
         for library in _libraries(source):
             _place(library, tree / str(library).strip("/"))
@@ -88,20 +93,29 @@ def state(tree: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
-def whole(image: Path, place: Path) -> dict[str, tuple[str, str, str]]:
-    """All that an image holds: each path with its mode, what it holds, and what else it is a name of."""
-    tree = unpack(image, place)
-    first: dict[int, str] = {}
-    found = {}
-    for path in sorted(tree.rglob("*")):
-        name, status = str(path.relative_to(tree)), path.lstat()
-        held = f"-> {path.readlink()}" if path.is_symlink() else ""
-        if path.is_file() and not path.is_symlink():
-            held = path.read_bytes().hex()
-            first.setdefault(status.st_ino, name)
-        attributes = "".join(
-            f"{key}={os.getxattr(path, key, follow_symlinks=False).hex()}"
-            for key in os.listxattr(path, follow_symlinks=False)
-        )
-        found[name] = (oct(status.st_mode), held + attributes, first.get(status.st_ino, ""))
+def whole(image: Path) -> dict[str, Any]:
+    """Everything that an image says of every path: mode, owner, time, content, capabilities, hard links."""
+    script = 'unsquashfs -quiet -no-progress -dest "$2/tree" "$1" >&2 && exec "$3" "$4" "$2/tree"'
+    reader = Path(__file__).with_name("treestate.py")
+    with tempfile.TemporaryDirectory() as place:
+        argv = [*AS_ROOT, "sh", "-c", script, "sh", str(image), place, sys.executable, str(reader)]
+        said = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+        # Here are folders that nobody but root of a namespace can read.
+        subprocess.run([*AS_ROOT, "chmod", "-R", "u+rwX", place], check=True)
+    found: dict[str, Any] = json.loads(said)
     return found
+
+
+def assert_same(image: Path, other: Path) -> None:
+    """Whether two images hold the same tree; where they aren't the same to the byte, path by path."""
+    if _digest(image) == _digest(other):
+        return
+    one, two = whole(image), whole(other)
+    different = {
+        path: (one.get(path), two.get(path)) for path in {*one, *two} if one.get(path) != two.get(path)
+    }
+    assert not different, different
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

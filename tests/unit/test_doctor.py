@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kiln import doctor, site
+from kiln.check import MISSING, OK, WARNING
 from kiln.context import Context, user_id
-from kiln.doctor import MISSING, OK, WARNING
 from kiln.runtime import namespace
 from tests.unit import layertiers
 from tests.unit.layertiers import ENV, Heard, entry

@@ -15,7 +15,7 @@ MODULE_LINES, FUNCTION_LINES = 400, 50
 
 # From the lowest up: a module may import from its own row's left, and from rows above it.
 LAYERS = (
-    ("errors", "problems"),
+    ("errors", "problems", "check"),
     ("run", "files", "ui"),
     (
         "yamltree",
