@@ -30,7 +30,7 @@ LAYERS = (
         "site",
         "reference",
     ),
-    ("record", "squashfs", "imageformat", "imageedit", "workspace", "store", "selection"),
+    ("record", "squashfs", "inventory", "imageformat", "imageedit", "workspace", "store", "selection"),
     ("registry",),
     ("runtime",),
     ("layercommand", "layers", "debootstrap", "bases", "plan", "smoke", "publish", "catalog", "startlines"),
