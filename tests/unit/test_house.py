@@ -15,7 +15,7 @@ MODULE_LINES, FUNCTION_LINES = 400, 50
 
 # From the lowest up: a module may import from its own row's left, and from rows above it.
 LAYERS = (
-    ("errors", "problems", "check"),
+    ("errors", "problems", "check", "scripts"),
     ("run", "files", "ui"),
     (
         "yamltree",
