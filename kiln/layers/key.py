@@ -141,7 +141,8 @@ def _few(things: Sequence[str]) -> str:
 
 def _scripts(kind: str) -> str:
     """The digest of Kiln's scripts that run a layer of this kind."""
-    names = ["rc", "layer.sh"] + ([f"{kind}.sh"] if kind != "run" else [])
+    own = {"run": [], "pip": ["pip.sh", "compile.py"]}
+    names = ["rc", "layer.sh", *own.get(kind, [f"{kind}.sh"])]
     return hashlib.sha256(b"".join((SCRIPTS / name).read_bytes() for name in names)).hexdigest()
 
 
