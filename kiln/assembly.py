@@ -90,6 +90,7 @@ class Stacked:
         self.runtime, self._outside = inside, outside
         self._store, self._space, self._workspace, self._leases = store, space, private, leases
         self.entries: list[Entry] = []
+        self._bound = 0  # How many of them are bound in the namespace.
 
     def base(self, wanted: Wanted, make: Callable[[str], None], step: Step) -> None:
         def made() -> Made:
@@ -138,18 +139,27 @@ class Stacked:
     def mount(self, *, anew: bool = True) -> None:
         """Mount what is taken so far, with an empty folder for changes above it, or the one that is there."""
         private = self._workspace
-        for folder in (private.lower, private.overlay_work, *((private.upper,) if anew else ())):
+        for folder in (private.overlay_work, *((private.upper,) if anew else ())):
             remove_tree(folder)
-        for folder in (private.lower, private.overlay_work, private.upper, self._target):
+        for folder in (private.overlay_work, private.upper, self._target):
             folder.mkdir(exist_ok=True)
-        for number, entry in enumerate(self.entries):
-            (private.lower / str(number)).symlink_to(self._store.local.tree(entry))
+        self._bind()
         stack = [[entry.kind, entry.key, entry.id] for entry in self.entries]
         write_atomic(private.stack / "entries.json", json.dumps(stack).encode())
         self._space.mount(private.lower, private.upper, private.overlay_work, self._target)
-        # What is mounted stays as it is; what lay at a path may have been replaced before.
-        if not all(self._store.local.has(entry) for entry in self.entries):
-            raise RuntimeFailure("another build has made a layer below anew meanwhile", "run it again")
+
+    def _bind(self) -> None:
+        """Have what was taken since the last time in the namespace, whatever takes its place later."""
+        lower, store = self._workspace.lower, self._store.local
+        if self._bound == 0:
+            remove_tree(lower)
+        new = [(store.tree(entry), lower / str(number)) for number, entry in enumerate(self.entries)]
+        for _, place in new[self._bound :]:
+            place.mkdir(parents=True)
+        self._space.bind(new[self._bound :])
+        if not all(store.has(entry) for entry in self.entries[self._bound :]):
+            raise RuntimeFailure("another build has just made a layer below anew", "run it again")
+        self._bound = len(self.entries)
 
     def take_again(self) -> None:
         """Have the entries again on which this workspace was kept. Raises `UsageError` where one is gone."""

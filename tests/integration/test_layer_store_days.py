@@ -244,6 +244,24 @@ def test_builds_of_different_images_run_side_by_side(layered: Layered) -> None:
         each.end().expect(0)
 
 
+def test_a_layer_made_anew_elsewhere_stays_what_it_was_for_a_build_that_has_it(layered: Layered) -> None:
+    project = layered.project
+    os.mkfifo(layered.diary / "gate")
+    first = "echo $$ > /root/first"
+    waits = f"echo ready; read -r _ < {DIARY}/gate; cp /root/first /root/second"
+    layered.manifest("a", (first, waits, "cmp /root/first /root/second"))
+    layered.manifest("b", (first,))
+    running = project.start("build", "a", "--json")
+    running.until('"line": "ready"')
+    layered.say("b", "--no-cache")
+    (layered.diary / "gate").write_text("go\n")
+    running.end().expect(0)
+    assert layered.ran() == ["1", "1", "2", "3"]
+    assert list((project.cache / "v1/trees").glob("*/trash/*")) != []
+    project.run("gc").expect(0)
+    assert list((project.cache / "v1/trees").glob("*/trash/*")) == []
+
+
 def test_sixty_layers_in_one_image(layered: Layered) -> None:
     work = "mkdir -p /data; echo {0} > /data/{0}; rm -f /data/{1}"
     scripts = [work.format(number, number - 2) for number in range(60)]
