@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration import trees
 from tests.integration.layered import DIARY, Layered
-from tests.integration.namespaces import on_overlay, on_tmpfs, staying
+from tests.integration.namespaces import on_overlay, on_tmpfs, read_only, staying
 from tests.integration.points import await_held, full, held, killed, later
 from tests.integration.processes import Family, traces
 
@@ -120,6 +120,32 @@ def test_a_cache_in_memory_keeps_layers(layered: Layered, tmp_path: Path) -> Non
         layered.manifest("x", (*TWO, "echo 3 > /data/3"))
         layered.say("x", within=machine.within)
         assert layered.ran() == ["1", "2", "3"]
+    layered.assert_right("x")
+
+
+def test_a_disk_that_is_full_in_a_layer_leaves_the_layers_before(layered: Layered, tmp_path: Path) -> None:
+    project, fills = layered.project, "head -c 3000000000 /dev/zero > /data/2"
+    layered.manifest("x", (TWO[0], f"{TWO[1]}; {fills}"))
+    with staying(on_tmpfs("size=2g", project.cache, tmp_path / "left"), project.root) as machine:
+        done = project.run("build", "x", within=machine.within)
+        done.expect(8, "layer 2", "filled the disk")
+        assert layered.ran() == ["1"]
+        assert list(machine.view(project.work).iterdir()) == []
+        layered.manifest("x", TWO)
+        layered.say("x", within=machine.within)
+        assert layered.ran() == ["2"]
+    layered.assert_right("x")
+
+
+def test_trees_that_can_not_be_written_are_said_and_builds_work(layered: Layered) -> None:
+    project = layered.project
+    layered.manifest("x", TWO)
+    layered.say("x")
+    assert layered.ran() == ["1", "2"]
+    within = read_only(project.cache / "v1/trees")
+    project.run("plan", "x", within=within).expect(0, "can't be written")
+    layered.say("x", "--no-cache", within=within)
+    assert layered.ran() == ["1", "2"]
     layered.assert_right("x")
 
 
