@@ -110,6 +110,17 @@ def _paragraphs(data: bytes) -> Iterator[dict[str, str]]:
         yield paragraph
 
 
+def depends(tree: Path) -> dict[str, tuple[str, ...]]:
+    """What each of Debian's packages depends on: names, alternatives among them, without versions."""
+    text = files.read_inside(tree, f"{DPKG}/status", LARGEST_STATUS) or b""
+    found = {}
+    for paragraph in _paragraphs(text):
+        said = (paragraph.get(name, "") for name in ("pre-depends", "depends"))
+        words = re.findall(r"(?:^|[,|])\s*([a-z0-9][a-z0-9+.-]+)", ",".join(said))
+        found[paragraph.get("package", "")] = tuple(words)
+    return found
+
+
 def _python(tree: Path, problems: list[str]) -> Iterator[Package]:
     for place, name in _metadata(tree):
         path = f"{place}/{name}"

@@ -15,14 +15,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from kiln import debootstrap, files, imageedit, imageformat, layercommand, packagecache, workspace
+from kiln import debootstrap, files, imageedit, imageformat, layercommand, packagecache, watch, workspace
+from kiln import guard as guards
+from kiln.constraints import Handed
 from kiln.context import Context
 from kiln.errors import KilnError, LayerError, RuntimeFailure, SpaceError
+from kiln.guard import Guard
 from kiln.layercommand import INSIDE, LAYER, STATE, TEMPORARY, LayerCommand
 from kiln.manifest import Mount, RunLayer
 from kiln.plan import Plan, PlannedLayer
+from kiln.record import PackageChange
 from kiln.run import Result, TimeLimit
 from kiln.runtime.contract import Command, Output, Runtime
+from kiln.runtime.environment import DEFAULT_PATH
 from kiln.ui import Step
 from kiln.workspace import Workspace
 
@@ -47,24 +52,47 @@ class Runner:
     container: str
     logs: Path
     keep: bool
+    bottom: Path
 
-    def run(self, item: PlannedLayer, step: Step) -> None:
-        """Raises `LayerError`, `RuntimeFailure` or `SpaceError` when the layer can't be made."""
+    @cached_property
+    def guard(self) -> Guard:
+        """Made before the first layer runs: `bottom` may be the tree that it changes."""
+        return guards.of_base(self.bottom, self.plan.manifest.guard)
+
+    def run(self, item: PlannedLayer, step: Step) -> tuple[PackageChange, ...]:
+        """Run a layer; returns what it changed of the packages.
+
+        Raises `LayerError`, `GuardError`, `RuntimeFailure` or `SpaceError` when it can't be made.
+        """
         made = layercommand.command(item.layer, self.context.manifests, self.context.uv)
         log_path = self.log(item)
         for mark in ("started", "finished"):
             (self.workspace.state / mark).unlink(missing_ok=True)
+        watched = watch.begin(self.guard, self.plan.manifest, item, self.runtime.rootfs(self.container))
+        handed = watched.hand(self._variables(made), self.workspace.scripts)
         with files.Log(log_path) as log, self._sources():
             try:
                 result = self.runtime.start(
-                    self.container, self._command(item, made), Output(log, step.line, self.context.redact)
+                    self.container,
+                    self._command(item, made, handed),
+                    Output(log, step.line, self.context.redact),
                 )
             except TimeLimit as error:
                 result = error.result
-        if result.returncode != 0 or result.timed_out:
+        try:
+            if result.returncode != 0 or result.timed_out:
+                raise watched.refusal(handed, result, log_path) or self._failure(item, made, result, log_path)
+            changes = watched.changes(log_path)
+        except KilnError:
             if self.keep:
                 keep(self.context.site.work, self.workspace, self.plan.manifest.name, item.number)
-            raise self._failure(item, made, result, log_path)
+            raise
+        for each in changes:
+            if each.allowed:
+                step.note(
+                    f"{each.name} {each.before or 'none'} -> {each.after or 'none'}, which guard allows"
+                )
+        return changes
 
     def _sources(self) -> contextlib.AbstractContextManager[None]:
         suite = self.plan.base.suite
@@ -74,7 +102,14 @@ class Runner:
     def log(self, item: PlannedLayer) -> Path:
         return self.logs / f"{item.number:02}-{item.layer.kind}.log"
 
-    def _command(self, item: PlannedLayer, made: LayerCommand) -> Command:
+    def _variables(self, made: LayerCommand) -> dict[str, str]:
+        """All that the layer sees, but for what holds it to the base's packages."""
+        tree = self.runtime.rootfs(self.container)
+        text = (files.read_inside(tree, "/etc/environment") or b"").decode("utf-8", "surrogateescape")
+        own = build_environment(self.context, self.plan, self.workspace, tree)
+        return {"PATH": DEFAULT_PATH, **imageformat.parse_environment(text), **own, **made.env}
+
+    def _command(self, item: PlannedLayer, made: LayerCommand, handed: Handed) -> Command:
         return Command(
             argv=("/bin/sh", f"{INSIDE}/scripts/layer.sh", *made.argv),
             what=f"run layer {item.number}",
@@ -83,10 +118,12 @@ class Runner:
                     self.context, self.plan, self.workspace, self.runtime.rootfs(self.container)
                 ),
                 **made.env,
+                **handed.env,
             },
             mounts=(
                 *build_mounts(self.context, self.plan, self.workspace),
                 *made.mounts,
+                *handed.mounts,
                 *self._package_cache(item),
                 *self._script(item),
             ),
