@@ -11,16 +11,17 @@ import os
 import shlex
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from kiln import debootstrap, files, imageedit, imageformat, layercommand, packagecache, watch, workspace
+from kiln import debootstrap, files, imageedit, imageformat, inventory, layercommand, packagecache, workspace
 from kiln import guard as guards
 from kiln.constraints import Handed
 from kiln.context import Context
 from kiln.errors import KilnError, LayerError, RuntimeFailure, SpaceError
 from kiln.guard import Guard
+from kiln.inventory import Inventory
 from kiln.layercommand import INSIDE, LAYER, STATE, TEMPORARY, LayerCommand
 from kiln.manifest import Mount, RunLayer
 from kiln.plan import Plan, PlannedLayer
@@ -29,6 +30,7 @@ from kiln.run import Result, TimeLimit
 from kiln.runtime.contract import Command, Output, Runtime
 from kiln.runtime.environment import DEFAULT_PATH
 from kiln.ui import Step
+from kiln.watch import Watch
 from kiln.workspace import Workspace
 
 CA_INSIDE = f"{INSIDE}/ca.crt"
@@ -43,7 +45,10 @@ TAIL_LINES = 15
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs the layers of one build, one after the other, in `container`."""
+    """Runs the layers of one build, one after the other, in `container`.
+
+    `bottom` is the base's tree, and `stocks` what there was of packages after each layer that ran, by number.
+    """
 
     context: Context
     plan: Plan
@@ -53,6 +58,7 @@ class Runner:
     logs: Path
     keep: bool
     bottom: Path
+    stocks: dict[int, Inventory] = field(default_factory=dict)
 
     @cached_property
     def guard(self) -> Guard:
@@ -68,7 +74,7 @@ class Runner:
         log_path = self.log(item)
         for mark in ("started", "finished"):
             (self.workspace.state / mark).unlink(missing_ok=True)
-        watched = watch.begin(self.guard, self.plan.manifest, item, self.runtime.rootfs(self.container))
+        watched = self._watch(item)
         handed = watched.hand(self._variables(made), self.workspace.scripts)
         with files.Log(log_path) as log, self._sources():
             try:
@@ -82,7 +88,8 @@ class Runner:
         try:
             if result.returncode != 0 or result.timed_out:
                 raise watched.refusal(handed, result, log_path) or self._failure(item, made, result, log_path)
-            changes = watched.changes(log_path)
+            self.stocks[item.number] = inventory.take(watched.tree)
+            changes = watched.changes(self.stocks[item.number], log_path)
         except KilnError:
             if self.keep:
                 keep(self.context.site.work, self.workspace, self.plan.manifest.name, item.number)
@@ -93,6 +100,11 @@ class Runner:
                     f"{each.name} {each.before or 'none'} -> {each.after or 'none'}, which guard allows"
                 )
         return changes
+
+    def _watch(self, item: PlannedLayer) -> Watch:
+        tree = self.runtime.rootfs(self.container)
+        before = self.guard.base if item.number == 1 else self.stocks.get(item.number - 1)
+        return Watch(self.guard, self.plan.manifest, item, tree, before or inventory.take(tree))
 
     def _sources(self) -> contextlib.AbstractContextManager[None]:
         suite = self.plan.base.suite

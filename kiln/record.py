@@ -126,7 +126,7 @@ def read(path: Path) -> Record:
             for item in data.get("smoke", ())
         )
         return Record(**values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{path} can't be read as a record: {error}", f"look at it: less {path}") from error
 
 

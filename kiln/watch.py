@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kiln import guard as guards
-from kiln import inventory, manifest
+from kiln import manifest
 from kiln.constraints import Handed
 from kiln.errors import GuardError
 from kiln.guard import Broken, Guard
@@ -38,9 +38,8 @@ class Watch:
         """What the layer gets to leave the base's packages alone; see `Guard.hand`."""
         return self.guard.hand(self.item.layer, self.tree, environ, self.manifest.folder, folder)
 
-    def changes(self, log: Path) -> tuple[PackageChange, ...]:
-        """What the layer, which has run, changed. Raises `GuardError` where it may not."""
-        after = inventory.take(self.tree)
+    def changes(self, after: Inventory, log: Path) -> tuple[PackageChange, ...]:
+        """What the layer changed, by the stock after it. Raises `GuardError` where it may not."""
         broken = self.guard.broken(self.item.layer, self.tree, self.before, after, self.manifest.folder)
         if broken:
             steps = ", ".join(dict.fromkeys(each.step for each in broken))
@@ -66,8 +65,3 @@ class Watch:
             f" to have others all the same, write in {shown(path)}: guard: {{allow: [{', '.join(allowed)}]}}",
             [*details, f"the whole log: {log}"],
         )
-
-
-def begin(guard: Guard, made: Manifest, item: PlannedLayer, tree: Path) -> Watch:
-    """Take stock before a layer."""
-    return Watch(guard, made, item, tree, inventory.take(tree))

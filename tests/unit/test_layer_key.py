@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kiln import manifest
+from kiln import manifest, protection
 from kiln.errors import ManifestError
 from kiln.layercommand import SCRIPTS
 from kiln.layers import key
@@ -147,6 +147,31 @@ def test_a_file_that_is_gone_since_the_manifest_was_read(folder: Path) -> None:
     (folder / "data/setup.sh").unlink()
     with pytest.raises(ManifestError, match=r"/data/setup\.sh can't be read"):
         key.of_layer(layer, "p", {}, Protection(), folder, "amd64")
+
+
+def test_what_the_manifest_says_of_the_guard_is_in_the_key(folder: Path) -> None:
+    texts = (
+        "{protect: [a], allow: [b]}",
+        "{allow: [B], protect: [A]}",
+        "{protect: [a]}",
+        "{allow: [b]}",
+        "{}",
+    )
+    keys = [keyed(folder, "run: echo a", f"guard: {text}\n") for text in texts]
+    said = [key.changes(keys[0].inputs, other.inputs) for other in keys]
+    assert said == ["", "", "guard allow", "guard protect", "guard protect allow"]
+    assert len({each.digest for each in keys}) == 4
+    assert keys[-1] == keyed(folder, "run: echo a")
+
+
+def test_another_list_of_protected_packages_makes_all_layers_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = keyed(folder, "run: echo a")
+    monkeypatch.setattr(protection, "FORMAT", protection.FORMAT + 1)
+    now = keyed(folder, "run: echo a")
+    assert before.digest != now.digest
+    assert key.changes(before.inputs, now.inputs) == "guard format"
 
 
 def test_the_environment_and_its_order_are_in_the_key(folder: Path) -> None:
