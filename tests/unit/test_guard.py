@@ -28,6 +28,7 @@ PATH = "/usr/local/bin:/usr/bin"
 USR = Environment("/usr", "3.12")
 RUN = RunLayer(script="true")
 OLD = PipLayer(packages=("torch==2.6.0",))
+COPIED = CopyItem.model_validate({"from": "a", "to": "/a"})
 
 
 @pytest.fixture
@@ -151,7 +152,7 @@ def test_each_is_told_once(tree: Path) -> None:
     ("layer", "words"),
     [
         (RunLayer(script="true"), "; the layer's script did it"),
-        (CopyLayer(items=(CopyItem(source="a", target="/a"),)), "; the layer's files brought it"),
+        (CopyLayer(items=(COPIED,)), "; the layer's files brought it"),
         (AptLayer(packages=("vim",)), "; a package of apt brought it"),
         (PipLayer(packages=("vim",)), "gone after the layer"),
     ],
@@ -260,7 +261,7 @@ def test_uv_leaves_the_bases_to_the_system_where_an_environment_sees_it(tree: Pa
 
 
 def test_other_layers_get_nothing(tree: Path) -> None:
-    for layer in (RUN, AptLayer(packages=("vim",)), CopyLayer(items=(CopyItem(source="a", target="/a"),))):
+    for layer in (RUN, AptLayer(packages=("vim",)), CopyLayer(items=(COPIED,))):
         assert handed(tree, layer) == {}
 
 
