@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion
 
@@ -46,11 +47,16 @@ def requirements(package: Package, extras: Iterable[str] = (), python: str = "")
     known = {"python_version": python, "python_full_version": f"{python}.0"} if "." in python else {}
     for text in package.requires:
         found = _parsed(text)
-        if found and (
-            found.marker is None
-            or any(found.marker.evaluate({**known, "extra": extra}) for extra in ("", *extras))
-        ):
+        if found and any(_holds(found, {**known, "extra": extra}) for extra in ("", *extras)):
             yield found
+
+
+def _holds(requirement: Requirement, known: dict[str, str]) -> bool:
+    """Whether its marker holds here; one that compares what can't be compared may."""
+    try:
+        return requirement.marker is None or requirement.marker.evaluate(known)
+    except (UndefinedComparison, UndefinedEnvironmentName, InvalidVersion):
+        return True
 
 
 def refuses(requirement: Requirement, version: str) -> bool:

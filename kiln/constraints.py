@@ -23,7 +23,6 @@ from kiln.protection import normal
 # Where NVIDIA's images have theirs, whether or not their PIP_CONSTRAINT says so.
 NVIDIA = "/etc/pip/constraint.txt"
 LARGEST = 16 << 20
-DEEPEST = 8
 _INCLUDE = re.compile(r"(?:-[cr]|--constraint|--requirement)[\s=]+(\S+)")
 
 
@@ -62,24 +61,35 @@ def named(environ: Mapping[str, str]) -> list[str]:
     return environ.get("PIP_CONSTRAINT", "").split()
 
 
-def lines(tree: Path, path: str, depth: int = 0) -> Iterator[str]:
-    """The lines of a constraint file, and of those that it includes; none where there is no such file."""
-    place = path.removeprefix("file://")
-    data = files.read_inside(tree, place, LARGEST) if depth < DEEPEST and "://" not in place else None
-    for line in re.sub(r"\\\r?\n", " ", (data or b"").decode("utf-8", "replace")).splitlines():
-        text = re.sub(r"(^|\s)#.*", "", line).strip()
-        if included := _INCLUDE.fullmatch(text):
-            yield from lines(tree, posixpath.join(posixpath.dirname(place), included[1]), depth + 1)
-        elif text:
-            yield text
+def lines(tree: Path, path: str, seen: set[str] | None = None) -> Iterator[str]:
+    """The lines of a constraint file, and of those that it includes; none where there is no such file.
+
+    `seen` are files that were read already.
+    """
+    seen, place = set() if seen is None else seen, posixpath.normpath(path.removeprefix("file://"))
+    if place in seen or "://" in path.removeprefix("file://"):
+        return
+    seen.add(place)
+    text = (files.read_inside(tree, place, LARGEST) or b"").decode("utf-8", "replace")
+    for line in re.sub(r"\\\r?\n", " ", text).splitlines():
+        said = re.sub(r"(^|\s)#.*", "", line).strip()
+        if included := _INCLUDE.fullmatch(said):
+            yield from lines(tree, posixpath.join(posixpath.dirname(place), included[1]), seen)
+        elif said:
+            yield said
 
 
 def constrained(line: str) -> str:
     """The package that a line is about, '' for none."""
+    found = _requirement(line)
+    return normal(found.name) if found else ""
+
+
+def _requirement(line: str) -> Requirement | None:
     try:
-        return normal(Requirement(re.split(r"\s--?[a-z]", line)[0]).name)
+        return Requirement(re.split(r"\s--?[a-z]", line)[0])
     except InvalidRequirement:
-        return ""
+        return None
 
 
 @dataclass(frozen=True)
@@ -96,19 +106,32 @@ def for_pip(
 ) -> Handed:
     """The base's versions beside the image's own files, without the lines for what is `allowed`.
 
+    Where an image's file refuses what is installed, pip would find nothing at all with both: the file stays.
+
     `environ` is what the layer would see without; `folder` a private one, in which files are made.
     """
-    kept, own = [], [str(pin) for pin in pins if pin.usable]
+    kept, own, theirs = list[str](), list[str](), list[str]()
     for path in named(environ):
         found = list(lines(tree, path))
-        if any(constrained(line) in allowed for line in found):
-            own += [line for line in found if constrained(line) not in allowed]
-        else:
+        theirs += (left := [line for line in found if constrained(line) not in allowed])
+        if left == found:
             kept.append(path)
+        else:
+            own += left
+    own += [str(pin) for pin in pins if pin.usable and not any(_refuses(line, pin) for line in theirs)]
     if not own and kept == named(environ):
         return Handed()
     mount = _mount(folder, "constraints.txt", own)
     return Handed({"PIP_CONSTRAINT": " ".join((*kept, mount.target))}, (mount,), pins)
+
+
+def _refuses(line: str, pin: Pin) -> bool:
+    found = _requirement(line)
+    return (
+        found is not None
+        and normal(found.name) == pin.name
+        and not found.specifier.contains(pin.version, prereleases=True)
+    )
 
 
 def for_uv(pins: tuple[Pin, ...], asked: Collection[str], environ: Mapping[str, str], folder: Path) -> Handed:

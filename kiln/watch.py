@@ -58,10 +58,17 @@ class Watch:
 
     def _error(self, what: str, broken: Sequence[Broken], details: Sequence[str], log: Path) -> GuardError:
         path = self.manifest.folder / f"{self.manifest.name}.yaml"
-        allowed = dict.fromkeys((*self.manifest.guard.allow, *(each.name for each in broken)))
+        said = self.manifest.guard
+        protect = f"protect: [{', '.join(map(_quoted, said.protect))}], " if said.protect else ""
+        allow = ", ".join(dict.fromkeys((*said.allow, *(each.name for each in broken))))
         return GuardError(
             f"layer {self.item.number} ({self.item.title}) of {self.manifest.name} {what}",
             f"at {manifest.layer_place(path, self.item.number)} ask for versions that go with the base's; or,"
-            f" to have others all the same, write in {shown(path)}: guard: {{allow: [{', '.join(allowed)}]}}",
+            f" to have others all the same, write in {shown(path)}: guard: {{{protect}allow: [{allow}]}}",
             [*details, f"the whole log: {log}"],
         )
+
+
+def _quoted(pattern: str) -> str:
+    """As YAML wants it: a '*' at the beginning would be an alias."""
+    return f'"{pattern}"' if "*" in pattern else pattern

@@ -55,6 +55,14 @@ def test_extras_and_markers_count_as_they_hold() -> None:
     assert why(["old"], old, python="3.11").startswith("old 1.0 requires torch==1")
 
 
+@pytest.mark.parametrize("marker", ['os_name ~= "x"', 'platform_release >= "a.b"', 'python_version > "x.y"'])
+def test_a_marker_that_cant_be_judged_stops_nothing(marker: str) -> None:
+    assert why(["odd"], package("odd", f"torch==1; {marker}")) in (
+        "",
+        "odd 1.0 requires torch==1, the layer asks for odd",
+    )
+
+
 def test_packages_that_require_each_other_are_no_trap() -> None:
     assert why(["a"], package("a", "b"), package("b", "a")) == ""
 

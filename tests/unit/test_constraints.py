@@ -58,6 +58,19 @@ def test_what_is_allowed_is_taken_out_of_the_images_own_file(tmp_path: Path) -> 
     assert (handed.env, text(handed, "constraints.txt")) == ({"PIP_CONSTRAINT": f"{IN}/constraints.txt"}, "")
 
 
+def test_an_images_own_file_that_refuses_what_is_installed_wins(tmp_path: Path) -> None:
+    write(tmp_path, "/etc/own.txt", "NumPy<1.26\nsix\n")
+    pins = (TORCH, NUMPY, Pin("six", "1.0"))
+    handed = constraints.for_pip(pins, frozenset(), tmp_path, {"PIP_CONSTRAINT": "/etc/own.txt"}, tmp_path)
+    assert text(handed, "constraints.txt") == f"torch=={NV}\nsix==1.0\n"
+
+
+def test_files_that_include_each_other_are_read_once(tmp_path: Path) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        write(tmp_path, f"/etc/{name}.txt", f"{name}==1\n" + f"-c {other}.txt\n-c ./{name}.txt\n" * 50)
+    assert list(constraints.lines(tmp_path, "/etc/a.txt")) == ["a==1", "b==1"]
+
+
 def test_nothing_to_hold_changes_nothing(tmp_path: Path) -> None:
     write(tmp_path, "/etc/own.txt", "numpy==1\n")
     for environ in ({}, {"PIP_CONSTRAINT": "/etc/own.txt"}, {"PIP_CONSTRAINT": ""}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -380,6 +381,14 @@ def test_a_breach_names_file_line_layer_and_what_to_write(watch: Watch, tree: Pa
         f"torch: {NV} in the base, 2.6.0 after the layer in {SYSTEM}; the layer asks for torch==2.6.0",
         "the whole log: /logs/2",
     )
+
+
+def test_what_to_write_holds_what_is_written_already(watch: Watch, tree: Path) -> None:
+    said = watch.manifest.model_copy(update={"guard": Protection(protect=("a", "*b"), allow=("c",))})
+    replace(tree, "torch", NV, "")()
+    with pytest.raises(GuardError) as caught:
+        dataclasses.replace(watch, manifest=said).changes(inventory.take(tree), Path("/logs/2"))
+    assert caught.value.hint.endswith('guard: {protect: [a, "*b"], allow: [c, torch]}')
 
 
 def test_the_file_alone_is_named_where_the_layer_isnt_in_it_any_more(watch: Watch, tree: Path) -> None:
