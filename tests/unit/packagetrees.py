@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+
+from kiln.files import remove_tree
 
 SYSTEM = "/usr/local/lib/python3.12/dist-packages"
 DEBIAN = "/usr/lib/python3/dist-packages"
 NV = "2.7.0a0+nv25.4"
+PIP_SAYS = f"""\
+The conflict is caused by:
+    needs-old 1.0 depends on torch==2.6.0
+    The user requested (constraint) torch=={NV}
+"""
+UV_SAYS = f"""\
+error: No solution found when resolving dependencies
+  cause: Because all versions of needs-old depend on torch==2.6.0 and torch=={NV}, we can conclude that
+"""
 
 
 def write(tree: Path, path: str, text: str) -> None:
@@ -45,3 +57,23 @@ def venv(tree: Path, prefix: str, *, system: bool, home: str = "/usr/bin") -> st
     (tree / f"{prefix}/bin".strip("/")).mkdir(parents=True)
     (tree / f"{prefix}/bin/python3".strip("/")).symlink_to(f"{home}/python3")
     return f"{prefix}/lib/python3.12/site-packages"
+
+
+def nvidia(tree: Path) -> Path:
+    """Have a base with NVIDIA's torch and a constraint file, which names numpy."""
+    python(tree)
+    install(tree, "torch", NV)
+    install(tree, "numpy", "1.26.4")
+    install(tree, "humanize", "4.12.0")
+    write(tree, "/etc/pip/constraint.txt", f"torch=={NV}\nnumpy<2\nscipy==1\n")
+    debian(tree, ("libnccl2", "2.26"), ("vim", "9"), ("nccl-tools", "1", "libc6, libnccl2 (>= 2)"))
+    return tree
+
+
+def replace(tree: Path, name: str, before: str, after: str, place: str = SYSTEM) -> Callable[[], object]:
+    def change() -> None:
+        remove_tree(tree / place.strip("/") / f"{name}-{before}.dist-info")
+        if after:
+            install(tree, name, after, place)
+
+    return change

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -10,20 +9,16 @@ from typing import Any, cast
 import pytest
 
 from kiln import guard as guards
-from kiln import inventory, manifest
+from kiln import inventory
 from kiln.constraints import Pin
-from kiln.errors import GuardError
 from kiln.files import remove_tree
 from kiln.guard import Guard
-from kiln.manifest import AptLayer, CopyItem, CopyLayer, Layer, Manifest, PipLayer, RunLayer, UvLayer
-from kiln.plan import PlannedLayer
+from kiln.manifest import AptLayer, CopyItem, CopyLayer, Layer, PipLayer, RunLayer, UvLayer
 from kiln.protection import Protection
 from kiln.pythonenv import Environment
 from kiln.record import PackageChange
-from kiln.run import Result
-from kiln.watch import Watch
 from tests.unit import packagetrees
-from tests.unit.packagetrees import DEBIAN, NV, SYSTEM, install, write
+from tests.unit.packagetrees import DEBIAN, NV, PIP_SAYS, SYSTEM, UV_SAYS, install, replace
 
 PATH = "/usr/local/bin:/usr/bin"
 USR = Environment("/usr", "3.12")
@@ -34,17 +29,7 @@ COPIED = CopyItem.model_validate({"from": "a", "to": "/a"})
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A base with NVIDIA's torch and a constraint file, which names numpy."""
-    made = tmp_path / "tree"
-    packagetrees.python(made)
-    install(made, "torch", NV)
-    install(made, "numpy", "1.26.4")
-    install(made, "humanize", "4.12.0")
-    write(made, "/etc/pip/constraint.txt", f"torch=={NV}\nnumpy<2\nscipy==1\n")
-    packagetrees.debian(
-        made, ("libnccl2", "2.26"), ("vim", "9"), ("nccl-tools", "1", "libc6, libnccl2 (>= 2)")
-    )
-    return made
+    return packagetrees.nvidia(tmp_path / "tree")
 
 
 def broken(
@@ -56,15 +41,6 @@ def broken(
     change()
     found = guard.broken(layer, tree, before, inventory.take(tree), tree.parent)
     return [str(each) for each in found]
-
-
-def replace(tree: Path, name: str, before: str, after: str, place: str = SYSTEM) -> Callable[[], object]:
-    def change() -> None:
-        remove_tree(tree / place.strip("/") / f"{name}-{before}.dist-info")
-        if after:
-            install(tree, name, after, place)
-
-    return change
 
 
 # --- what breaks it ----------------------------------------------------------------------------
@@ -293,17 +269,6 @@ def test_what_uv_left_to_the_system_must_suit_what_it_installed(tree: Path) -> N
     assert broken(tree, lambda: None, layer) == []
 
 
-PIP_SAYS = f"""\
-The conflict is caused by:
-    needs-old 1.0 depends on torch==2.6.0
-    The user requested (constraint) torch=={NV}
-"""
-UV_SAYS = f"""\
-error: No solution found when resolving dependencies
-  cause: Because all versions of needs-old depend on torch==2.6.0 and torch=={NV}, we can conclude that
-"""
-
-
 @pytest.mark.parametrize("said", [PIP_SAYS, UV_SAYS])
 def test_a_conflict_of_pip_or_uv_with_the_base_is_recognised(said: str) -> None:
     pins = (Pin("torch", NV), Pin("numpy", "1.26.4"))
@@ -340,79 +305,3 @@ def test_what_a_layer_changed_is_listed(tree: Path) -> None:
         PackageChange("python", "torch", SYSTEM, NV, "2.6.0", allowed=True),
     )
     assert guard.changes(guard.base, guard.base) == ()
-
-
-# --- the words ---------------------------------------------------------------------------------
-
-MANIFEST = """\
-format: 1
-name: x
-base: debian:12
-guard: {allow: [numpy]}
-layers:
-  - apt: [vim]
-  - pip: [torch==2.6.0]
-"""
-
-
-@pytest.fixture
-def watch(tree: Path) -> Watch:
-    folder = tree.parent / "manifests"
-    folder.mkdir()
-    (folder / "x.yaml").write_text(MANIFEST)
-    loaded: Manifest = manifest.load(folder / "x.yaml")
-    guard = guards.of_base(tree, loaded.guard)
-    item = PlannedLayer(2, loaded.layers[1], cast(Any, None), cast(Any, None))
-    return Watch(guard, loaded, item, tree, guard.base)
-
-
-def test_a_breach_names_file_line_layer_and_what_to_write(watch: Watch, tree: Path) -> None:
-    replace(tree, "torch", NV, "2.6.0")()
-    with pytest.raises(GuardError) as caught:
-        watch.changes(inventory.take(tree), Path("/logs/2"))
-    error, path = caught.value, watch.manifest.folder / "x.yaml"
-    assert error.exit_code == 13
-    assert error.message == (
-        f"layer 2 (pip torch==2.6.0) of x changes what its base protects: torch {NV} -> 2.6.0"
-    )
-    assert f"{path.name}:7 " in error.hint
-    assert error.hint.endswith("x.yaml: guard: {allow: [numpy, torch]}")
-    assert error.details == (
-        f"torch: {NV} in the base, 2.6.0 after the layer in {SYSTEM}; the layer asks for torch==2.6.0",
-        "the whole log: /logs/2",
-    )
-
-
-def test_what_to_write_holds_what_is_written_already(watch: Watch, tree: Path) -> None:
-    said = watch.manifest.model_copy(update={"guard": Protection(protect=("a", "*b"), allow=("c",))})
-    replace(tree, "torch", NV, "")()
-    with pytest.raises(GuardError) as caught:
-        dataclasses.replace(watch, manifest=said).changes(inventory.take(tree), Path("/logs/2"))
-    assert caught.value.hint.endswith('guard: {protect: [a, "*b"], allow: [c, torch]}')
-
-
-def test_the_file_alone_is_named_where_the_layer_isnt_in_it_any_more(watch: Watch, tree: Path) -> None:
-    replace(tree, "torch", NV, "2.6.0")()
-    for text in ("format: 1\n", "layers: [a]\n", "\t]["):
-        (watch.manifest.folder / "x.yaml").write_text(text)
-        with pytest.raises(GuardError, match="changes what its base protects") as caught:
-            watch.changes(inventory.take(tree), Path("/logs/2"))
-        assert "x.yaml ask for" in caught.value.hint
-
-
-def test_a_layer_that_breaks_nothing_tells_its_changes(watch: Watch, tree: Path) -> None:
-    install(tree, "six", "1.0")
-    found = watch.changes(inventory.take(tree), Path("/logs/2"))
-    assert found == (PackageChange("python", "six", SYSTEM, "", "1.0"),)
-
-
-def test_a_refusal_of_pip_becomes_the_guards(watch: Watch, tmp_path: Path) -> None:
-    got = watch.hand({"PATH": PATH}, tmp_path)
-    error = watch.refusal(got, Result("pip", (), 1, PIP_SAYS, 1.0), Path("/logs/2"))
-    assert error
-    assert error.message == (
-        f"layer 2 (pip torch==2.6.0) of x can't be made with what its base protects: torch {NV}"
-    )
-    assert "|     needs-old 1.0 depends on torch==2.6.0" in error.details
-    assert "x.yaml:7 " in error.hint
-    assert watch.refusal(got, Result("pip", (), 1, "no network", 1.0), Path("/logs/2")) is None
