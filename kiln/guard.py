@@ -141,11 +141,13 @@ class Guard:
     def _broken_python(
         self, layer: Layer, tree: Path, after: Inventory, fresh: frozenset[Package], manifests: Path
     ) -> list[Broken]:
-        there = _by_name(after.packages, PYTHON)
+        there, held = _by_name(after.packages, PYTHON), _by_name(self.held, PYTHON)
+        places = {each.place for each in (*after.of(PYTHON), *self.held) if normal(each.name) in held}
+        whose = {place: pythonenv.of_folder(tree, place) for place in places}
         found = []
-        for name, copies in _by_name(self.held, PYTHON).items():
+        for name, copies in held.items():
             now = there.get(name, [])
-            for environment in sorted({pythonenv.of_folder(tree, each.place) for each in (*copies, *now)}):
+            for environment in sorted({whose[each.place] for each in (*copies, *now)}):
                 had, has = _seen(copies, environment), _seen(now, environment)
                 if had and _versions(had) != _versions(has):
                     why = cause.of_python(
