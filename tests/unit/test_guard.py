@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kiln import guard as guards
 from kiln import inventory
 from kiln.constraints import Pin
 from kiln.files import remove_tree
 from kiln.guard import Guard
+from kiln.inventory import Package
 from kiln.manifest import AptLayer, CopyItem, CopyLayer, Layer, PipLayer, RunLayer, UvLayer
 from kiln.protection import Protection
 from kiln.pythonenv import Environment
@@ -305,3 +308,29 @@ def test_what_a_layer_changed_is_listed(tree: Path) -> None:
         PackageChange("python", "torch", SYSTEM, NV, "2.6.0", allowed=True),
     )
     assert guard.changes(guard.base, guard.base) == ()
+
+
+# --- whatever metadata say -----------------------------------------------------------------------
+
+WORDS = st.sampled_from(
+    ["torch", "needs-old", "==2.6.0", ">=2", ";", "extra == 'x'", "python_version", "[x]", " "]
+)
+REQUIRES = st.lists(st.lists(WORDS, max_size=5).map("".join) | st.text(max_size=12), max_size=4).map(tuple)
+
+
+@given(REQUIRES, REQUIRES, st.text(min_size=1, max_size=8) | st.just("2.6.0"))
+def test_no_metadata_stop_the_guard(one: tuple[str, ...], other: tuple[str, ...], version: str) -> None:
+    base = inventory.Inventory(
+        (Package("python", "torch", NV, SYSTEM), Package("apt", "libnccl2", "1", "amd64"))
+    )
+    after = inventory.Inventory(
+        (
+            Package("python", "needs-old", "1.0", SYSTEM, requires=one),
+            Package("python", "torch", version, SYSTEM, requires=other),
+        )
+    )
+    guard = Guard(base, Protection())
+    layer = PipLayer(packages=("needs-old[x]",))
+    found = guard.broken(layer, Path("/nowhere"), base, after, Path("/nowhere"))
+    assert sorted(each.name for each in found) == ["libnccl2", "torch"]
+    assert [change.name for change in guard.changes(base, after)] == ["libnccl2", "needs-old", "torch"]
