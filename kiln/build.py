@@ -33,7 +33,7 @@ from kiln.context import Context
 from kiln.errors import SmokeFailure, UsageError
 from kiln.manifest import Manifest
 from kiln.plan import Anew, Plan, PlannedLayer, Setting
-from kiln.record import LayerRecord, Record, SmokeResult
+from kiln.record import LayerRecord, PackageChange, Record, SmokeResult, package_changes
 from kiln.runtime import choice, gpu
 from kiln.runtime.contract import Output, Runtime
 from kiln.ui import Step, size_text
@@ -181,24 +181,35 @@ def run_layers(work: Build) -> tuple[LayerRecord, ...]:
     if not work.plan.uncached:
         work.context.layer_store.remember(work.plan.manifest.name, work.plan.inputs)
     runner = layerrun.Runner(
-        work.context, work.plan, work.workspace, work.assembly.runtime, CONTAINER, work.logs, work.keep
+        work.context,
+        work.plan,
+        work.workspace,
+        work.assembly.runtime,
+        CONTAINER,
+        work.logs,
+        work.keep,
+        work.assembly.bottom,
     )
     return tuple(run_layer(work, runner, item) for item in work.plan.layers)
 
 
 def run_layer(work: Build, runner: layerrun.Runner, item: PlannedLayer) -> LayerRecord:
     title = f"layer {item.number}/{len(work.plan.layers)} {item.title}"
+    changes: list[PackageChange] = []
     with work.step(title, f"layer {item.number}") as step:
 
-        def run() -> None:
+        def run() -> list[dict[str, Any]]:
             if not work.plan.uncached:
                 step.note(item.reason if item.lookup.entry is None else "it is made anew")
-            runner.run(item, step)
+            changes.extend(runner.run(item, step))
+            return [asdict(change) for change in changes]
 
         before = work.assembly.layer(item, run, runner.log(item), step)
     made = before.made if before else time.time()
     seconds = before.seconds if before else round(step.seconds, 2)
-    return LayerRecord(item.layer.kind, item.title, seconds, item.wanted.key.digest, made, before is not None)
+    found = package_changes(before.changes) if before else tuple(changes)
+    key = item.wanted.key.digest
+    return LayerRecord(item.layer.kind, item.title, seconds, key, made, before is not None, found)
 
 
 def finish_image(work: Build) -> None:

@@ -93,6 +93,12 @@ class BusyError(KilnError):
     meaning = "somebody else holds what is needed, for longer than the limit"
 
 
+class GuardError(KilnError):
+    id = "guard"
+    exit_code = 13
+    meaning = "a layer would change a package that its base protects"
+
+
 class Interrupted(KilnError):
     """SIGINT, SIGTERM or SIGHUP arrived: `signal_number` decides the exit code, 128 + n."""
 

@@ -190,7 +190,9 @@ def _base(base: Found, setting: Setting) -> Wanted:
 def _layers(manifest: Manifest, base: Found, setting: Setting) -> Iterator[Wanted]:
     parent = _base(base, setting).key.digest
     for number, layer in enumerate(manifest.layers, 1):
-        key = keys.of_layer(layer, parent, manifest.env, setting.manifests, setting.architecture)
+        key = keys.of_layer(
+            layer, parent, manifest.env, manifest.guard, setting.manifests, setting.architecture
+        )
         forced = setting.anew.option if setting.anew and number >= setting.anew.start else ""
         yield Wanted("layer", key, layer.title, keys.pinned(layer), forced)
         parent = key.digest

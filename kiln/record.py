@@ -7,7 +7,7 @@ doesn't know are kept out, ones that a record lacks have defaults.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,27 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
+class PackageChange:
+    """A package that a layer added, removed or changed: its version `before` and `after`, '' for none.
+
+    `kind` is apt or python, `place` dpkg's architecture or the folder of the distribution. `allowed` says
+    that the base's own is protected, and that the manifest allows another. See docs/guard.md.
+    """
+
+    kind: str
+    name: str
+    place: str = ""
+    before: str = ""
+    after: str = ""
+    allowed: bool = False
+
+
+@dataclass(frozen=True)
 class LayerRecord:
-    """One layer: its key, when it was made (Unix seconds), and whether an earlier build had made it."""
+    """One layer: its key, when it was made (Unix seconds), and whether an earlier build had made it.
+
+    `changes` are those of packages, sorted; none are known of a layer that an older Kiln made.
+    """
 
     kind: str
     title: str
@@ -27,6 +46,7 @@ class LayerRecord:
     key: str = ""
     made: float = 0.0
     reused: bool = False
+    changes: tuple[PackageChange, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,16 +117,25 @@ def read(path: Path) -> Record:
                 f"{path} was written by a newer Kiln (format {data['format']})", "update this Kiln"
             )
         values = _known(Record, data)
-        values["layers"] = tuple(LayerRecord(**_known(LayerRecord, item)) for item in data.get("layers", ()))
+        values["layers"] = tuple(
+            LayerRecord(**{**_known(LayerRecord, item), "changes": package_changes(item.get("changes", ()))})
+            for item in data.get("layers", ())
+        )
         values["smoke"] = tuple(
             SmokeResult(**{**_known(SmokeResult, item), "args": tuple(item["args"])})
             for item in data.get("smoke", ())
         )
         return Record(**values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{path} can't be read as a record: {error}", f"look at it: less {path}") from error
 
 
-def _known(model: type[Record | LayerRecord | SmokeResult], data: Mapping[str, Any]) -> dict[str, Any]:
+def package_changes(data: Iterable[Mapping[str, Any]]) -> tuple[PackageChange, ...]:
+    return tuple(PackageChange(**_known(PackageChange, each)) for each in data)
+
+
+def _known(
+    model: type[Record | LayerRecord | SmokeResult | PackageChange], data: Mapping[str, Any]
+) -> dict[str, Any]:
     names = {item.name for item in fields(model)}
     return {name: value for name, value in data.items() if name in names}
