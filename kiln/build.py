@@ -9,19 +9,19 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kiln import (
-    __version__,
     assembly,
     bases,
     files,
     finish,
     layerrun,
+    origin,
     preflight,
+    provenance,
     publish,
     smoke,
     squashfs,
@@ -32,7 +32,9 @@ from kiln.assembly import CONTAINER, Assembly
 from kiln.context import Context
 from kiln.errors import SmokeFailure, UsageError
 from kiln.manifest import Manifest
+from kiln.origin import Origin
 from kiln.plan import Anew, Plan, PlannedLayer, Setting
+from kiln.provenance import Contents
 from kiln.record import LayerRecord, Record, SmokeResult
 from kiln.runtime import choice, gpu
 from kiln.runtime.contract import Output, Runtime
@@ -93,6 +95,7 @@ class Build:
 
     context: Context
     plan: Plan
+    origin: Origin
     workspace: Workspace
     assembly: Assembly
     logs: Path
@@ -143,17 +146,18 @@ def build(context: Context, name: str, options: Options) -> Outcome:
     if made.published and made.published.record:
         return up_to_date(context, made.published.record)
     preflight.check(context, made)
+    came = origin.take(context, name)
     with contextlib.ExitStack() as ending:
         private = ending.enter_context(workspace.opened(context.site.work, name, context.environ))
         tree = ending.enter_context(assembly.opened(context, made, private, options.runtime))
         logs = layerrun.log_folder(context.site.logs, private.id)
-        work = Build(context, made, private, tree, logs, options.keep)
+        work = Build(context, made, came, private, tree, logs, options.keep)
         make_base(work)
         layers = run_layers(work)
-        finish_image(work)
+        contents = finish_image(work)
         exported = export(work)
         results = run_smoke(work, exported, context.runtime(private, options.runtime))
-        record = describe(work, layers, exported, results, time.monotonic() - started)
+        record = describe(work, layers, contents, exported, results, time.monotonic() - started)
         published, channel = publish_image(work, exported, record)
     return Outcome(published, channel, context.store.image(name, published.version), logs)
 
@@ -201,10 +205,23 @@ def run_layer(work: Build, runner: layerrun.Runner, item: PlannedLayer) -> Layer
     return LayerRecord(item.layer.kind, item.title, seconds, item.wanted.key.digest, made, before is not None)
 
 
-def finish_image(work: Build) -> None:
+def finish_image(work: Build) -> Contents:
     with work.step("finish", "finish"):
         work.assembly.complete()
-        finish.finish(work.plan, work.assembly.runtime.rootfs(CONTAINER), work.workspace.state)
+        runtime = work.assembly.runtime
+        rootfs = runtime.rootfs(CONTAINER)
+        finish.finish(work.plan, rootfs, work.workspace.state)
+        contents = provenance.look(rootfs)
+        for problem in contents.inventory.problems:
+            work.context.ui.warn(f"{problem}: it is not among the packages on record")
+        came, tools = work.origin, work.origin.tools(title(runtime))
+        provenance.write(rootfs, work.plan, contents.inventory, tools, came.commit, came.lock)
+        return contents
+
+
+def title(runtime: Runtime) -> str:
+    """A runtime's name and version: `enroot 4.1.2`."""
+    return f"{runtime.name} {runtime.version()}"
 
 
 def export(work: Build) -> Path:
@@ -228,6 +245,7 @@ def run_smoke(work: Build, exported: Path, runtime: Runtime) -> tuple[SmokeResul
         runtime.create(exported, TESTED)
     results = smoke.run_all(runtime, TESTED, tests, context.hooks, work.logs, context.ui)
     work.seconds["smoke"] += round(sum(result.seconds for result in results), 2)
+    results = tuple(replace(result, hardware=work.origin.hardware) for result in results)
     failed = [result for result in results if result.required and result.state == "failed"]
     if failed:
         layerrun.keep(context.site.work, work.workspace, work.plan.manifest.name, len(work.plan.layers))
@@ -242,12 +260,14 @@ def run_smoke(work: Build, exported: Path, runtime: Runtime) -> tuple[SmokeResul
 def describe(
     work: Build,
     layers: tuple[LayerRecord, ...],
+    contents: Contents,
     exported: Path,
     results: tuple[SmokeResult, ...],
     seconds: float,
 ) -> Record:
     """The record, but for what `publish` decides: the version and the file's name."""
-    manifest, base = work.plan.manifest, work.plan.base
+    manifest, base, came = work.plan.manifest, work.plan.base, work.origin
+    tools = came.tools(title(work.assembly.runtime))
     size = exported.stat().st_size
     with work.step("sha256", "sha256") as step:
         digest = files.sha256_file(exported, lambda done: step.progress(done, size))
@@ -260,18 +280,30 @@ def describe(
         base=base.base.text,
         base_digest=base.digest,
         platform_digest=base.platform_digest,
-        built=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        built=origin.now(),
         description=manifest.description,
         maintainer=manifest.maintainer,
         seconds=round(seconds, 1),
-        runtime=f"{work.assembly.runtime.name} {work.assembly.runtime.version()}",
-        kiln=__version__,
+        runtime=tools.runtime,
+        kiln=tools.kiln,
         architecture=work.context.architecture,
         key=work.plan.key.digest,
         env=dict(manifest.env),
         layers=layers,
         steps=dict(work.seconds),
         smoke=results,
+        manifest=origin.digest(manifest.text),
+        lock=origin.digest(came.lock),
+        epoch=base.epoch,
+        squashfs_tools=tools.squashfs_tools,
+        environment=dict(contents.environment),
+        started=came.started,
+        build=work.workspace.id,
+        host=came.host,
+        job=came.job,
+        commit=came.commit,
+        clean=came.clean,
+        packages=contents.inventory.packages,
     )
 
 
