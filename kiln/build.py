@@ -29,6 +29,7 @@ from kiln import (
 )
 from kiln import plan as planning
 from kiln.assembly import CONTAINER, Assembly
+from kiln.companions import Sign
 from kiln.context import Context
 from kiln.errors import SmokeFailure, UsageError
 from kiln.manifest import Manifest
@@ -146,6 +147,7 @@ def build(context: Context, name: str, options: Options) -> Outcome:
     if made.published and made.published.record:
         return up_to_date(context, made.published.record)
     preflight.check(context, made)
+    sign = preflight.signing(context)
     came = origin.take(context, name)
     with contextlib.ExitStack() as ending:
         private = ending.enter_context(workspace.opened(context.site.work, name, context.environ))
@@ -158,7 +160,7 @@ def build(context: Context, name: str, options: Options) -> Outcome:
         exported = export(work)
         results = run_smoke(work, exported, context.runtime(private, options.runtime))
         record = describe(work, layers, contents, exported, results, time.monotonic() - started)
-        published, channel = publish_image(work, exported, record)
+        published, channel = publish_image(work, exported, record, sign)
     return Outcome(published, channel, context.store.image(name, published.version), logs)
 
 
@@ -297,6 +299,7 @@ def describe(
         epoch=base.epoch,
         squashfs_tools=tools.squashfs_tools,
         environment=dict(contents.environment),
+        system=contents.system,
         started=came.started,
         build=work.workspace.id,
         host=came.host,
@@ -307,10 +310,10 @@ def describe(
     )
 
 
-def publish_image(work: Build, exported: Path, record: Record) -> tuple[Record, str]:
+def publish_image(work: Build, exported: Path, record: Record, sign: Sign | None) -> tuple[Record, str]:
     with work.context.ui.step("publish") as step:
         published, channel = publish.publish(
-            work.context.store, exported, record, work.plan.base.label, step.note
+            work.context.store, exported, record, work.plan.base.label, step.note, sign
         )
         step.outcome = f"{published.file}, channel {channel}"
     return published, channel

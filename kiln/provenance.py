@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -51,16 +52,28 @@ class Tools:
 
 @dataclass(frozen=True)
 class Contents:
-    """What is in a finished tree: its packages, and all variables that a start sets."""
+    """What is in a finished tree: its packages, all variables that a start sets, its distribution.
+
+    `system` is the ID and VERSION_ID of os-release(5), as `debian-12`; '' where the tree doesn't say.
+    """
 
     inventory: Inventory
     environment: Mapping[str, str]
+    system: str
 
 
 def look(rootfs: Path) -> Contents:
     """Take stock of a finished tree."""
-    text = files.read_inside(rootfs, "/etc/environment") or b""
-    return Contents(inventory.take(rootfs), imageformat.parse_environment(text.decode("utf-8", "replace")))
+    environment, system = (
+        (files.read_inside(rootfs, name) or b"").decode("utf-8", "replace")
+        for name in ("/etc/environment", "/etc/os-release")
+    )
+    said = dict(re.findall(r"""^(ID|VERSION_ID)=["']?([\w.-]+)["']?$""", system, re.MULTILINE))
+    return Contents(
+        inventory.take(rootfs),
+        imageformat.parse_environment(environment),
+        "-".join(said[name] for name in ("ID", "VERSION_ID") if name in said),
+    )
 
 
 def write(rootfs: Path, plan: Plan, found: Inventory, tools: Tools, commit: str, lock: str) -> None:

@@ -57,10 +57,10 @@ class Record:
 
     `key` is the digest of all that it was made from: a build with the same one has nothing to do.
     `manifest` and `lock` are digests of these files as they were used, '' for none; `epoch` Unix seconds;
-    `environment` all variables that a start sets. `started` and `built` are the build's beginning and end,
-    `build` is its id, `job` the scheduler's. `commit` is that of the checkout, '' without git, and `clean`
-    whether nothing in it differed. `companions` are the digests of the other files beside the image, by
-    what their names have after the version.
+    `environment` all variables that a start sets, `system` the distribution as `debian-12`. `started` and
+    `built` are the build's beginning and end, `build` is its id, `job` the scheduler's. `commit` is that of
+    the checkout, '' without git, and `clean` whether nothing in it differed. `companions` are the digests
+    of the other files beside the image, by what their names have after the version.
     """
 
     name: str
@@ -88,6 +88,7 @@ class Record:
     epoch: int = 0
     squashfs_tools: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    system: str = ""
     started: str = ""
     build: str = ""
     host: str = ""

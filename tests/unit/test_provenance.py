@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from pathlib import Path
@@ -102,4 +101,10 @@ def test_stock_of_a_tree(tmp_path: Path) -> None:
     (tmp_path / "etc/environment").write_bytes(b"PATH=/bin\nCUDA_VERSION=12.9.0.043\nODD=\xff\n")
     found = provenance.look(tmp_path)
     assert found.environment == {"PATH": "/bin", "CUDA_VERSION": "12.9.0.043", "ODD": "\ufffd"}
-    assert dataclasses.astuple(found.inventory) == ((), ())
+    assert (found.inventory, found.system) == (Inventory(), "")
+    (tmp_path / "usr/lib").mkdir(parents=True)
+    (tmp_path / "usr/lib/os-release").write_text(
+        'NAME="Ubuntu"\nVERSION_ID="24.04"\nID=ubuntu\nID_LIKE=debian\n'
+    )
+    (tmp_path / "etc/os-release").symlink_to("../usr/lib/os-release")
+    assert provenance.look(tmp_path).system == "ubuntu-24.04"
