@@ -48,12 +48,13 @@ def digest(data: bytes) -> str:
 
 
 def read(store: Store, entry: Entry) -> dict[str, Any]:
-    """SBOM and provenance of a version as data, by `sbom` and `provenance`; None for one that can't be read.
+    """What lies beside a version: `sbom` and `provenance` as data, and whether it is `signed`.
 
-    None too for one whose bytes aren't those that the record has the digest of.
+    None for one that is missing, can't be read, or isn't the one that the record has the digest of.
     """
+    signed = store.beside(entry.name, entry.version, SIGNATURE).is_file()
     names = {"sbom": SBOM, "provenance": PROVENANCE}
-    return {name: _data(store, entry, suffix) for name, suffix in names.items()}
+    return {**{name: _data(store, entry, suffix) for name, suffix in names.items()}, "signed": signed}
 
 
 def _data(store: Store, entry: Entry, suffix: str) -> Any:

@@ -19,7 +19,7 @@ from invoke.exceptions import Exit
 from invoke.program import Program
 from invoke.tasks import task
 
-from kiln import __version__, catalog, files, render, ui
+from kiln import __version__, catalog, companions, files, render, ui
 from kiln.context import Context, find_root, open_context
 from kiln.errors import Interrupted, KilnError, UsageError
 from kiln.run import SIGNALS, attach, host_environment
@@ -192,10 +192,39 @@ def show(
     with opened(json, site, images) as context:
         entry = context.store.find(name)
         channels = context.store.channels(entry.name)
+        beside = companions.read(context.store, entry)
         context.ui.result(
-            catalog.details(entry, channels),
-            functools.partial(render.image, entry=entry, channels=channels, site=context.site),
+            catalog.details(entry, channels, beside),
+            functools.partial(render.image, entry=entry, channels=channels, site=context.site, beside=beside),
         )
+
+
+@task(
+    help={
+        **options("site", "images", "json"),
+        "before": "NAME, NAME:VERSION or NAME:CHANNEL",
+        "after": "the same, of another version or image",
+        "markdown": "as Markdown, to be pasted",
+    }
+)
+def diff(
+    _: InvokeContext,
+    before: str,
+    after: str,
+    site: str | None = None,
+    images: str | None = None,
+    markdown: bool = False,
+    json: bool = False,
+) -> None:
+    """Show what differs between two published images: packages, base, variables, size."""
+    from kiln import diff as differing
+    from kiln import diffview
+
+    with opened(json, site, images) as context:
+        records = (catalog.record(context.store.find(each)) for each in (before, after))
+        found = differing.compare(*records)
+        view = diffview.markdown if markdown else diffview.tables
+        context.ui.result(found.to_data(), functools.partial(view, found=found))
 
 
 @task(name="doctor", help=options("site", "images", "json"))
@@ -246,7 +275,7 @@ def test(_: InvokeContext, only: str = "tests", match: str = "") -> None:
 
 
 namespace = Collection()
-for _each in (plan, build, list_, show, doctor_, gc, test):
+for _each in (plan, build, list_, show, diff, doctor_, gc, test):
     namespace.add_task(_each)
 namespace.add_task(shell_, name="shell")
 

@@ -33,7 +33,7 @@ LAYERS = (
     ),
     ("hardware", "checkout", "inventory"),
     ("record", "squashfs", "imageformat", "imageedit", "workspace", "store", "selection"),
-    ("sbom", "statement", "signature"),
+    ("sbom", "statement", "signature", "diff"),
     ("registry",),
     ("runtime",),
     (
@@ -54,6 +54,7 @@ LAYERS = (
     ("assembly",),
     ("build",),
     ("shell", "render"),
+    ("diffview",),
     ("tasks",),
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
