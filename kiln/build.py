@@ -47,12 +47,16 @@ TESTED = "smoke"
 
 @dataclass(frozen=True)
 class Options:
-    """What a person asked for beside the image's name. `start` is a layer's number, 0 for none named."""
+    """What a person asked for beside the image's name. `start` is a layer's number, 0 for none named.
+
+    `untested` leaves the smoke hooks out, for an image that nobody will get.
+    """
 
     runtime: str = ""
     keep: bool = False
     no_cache: bool = False
     start: int = 0
+    untested: bool = False
 
     def anew(self, manifest: Manifest) -> Anew | None:
         """The layers that are to be made anew. Raises `UsageError` for one that there isn't."""
@@ -158,7 +162,8 @@ def build(context: Context, name: str, options: Options) -> Outcome:
         layers = run_layers(work)
         contents = finish_image(work)
         exported = export(work)
-        results = run_smoke(work, exported, context.runtime(private, options.runtime))
+        tester = context.runtime(private, options.runtime)
+        results = () if options.untested else run_smoke(work, exported, tester)
         record = describe(work, layers, contents, exported, results, time.monotonic() - started)
         published, channel = publish_image(work, exported, record, sign)
     return Outcome(published, channel, context.store.image(name, published.version), logs)

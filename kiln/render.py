@@ -16,6 +16,7 @@ from kiln.record import Record, SmokeResult
 from kiln.site import Site
 from kiln.store import CANDIDATE, Entry
 from kiln.ui import size_text
+from kiln.verify import BAD, GOOD, UNKNOWN, Finding
 
 # A command that shows nothing of these needn't wait for them to be read.
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kiln.garbage import Collected
     from kiln.layers.store import Lookup
     from kiln.plan import Plan
+    from kiln.rebuild import Rebuilt
 
 STYLES = {
     "passed": "green",
@@ -229,6 +231,17 @@ def _beside(record: Record, beside: Mapping[str, Any]) -> Iterator[tuple[str, st
     yield "provenance", f"{name}.provenance.json  {f'SLSA v1, made from {made_from}' if made_from else gone}"
     to_check = f"invoke verify {record.name}:{record.version}"
     yield "signature", f"{name}.json.sig; to check it: {to_check}" if beside["signed"] else "none"
+
+
+def findings(console: Console, entry: Entry, found: Sequence[Finding], again: Rebuilt | None) -> None:
+    styles = {GOOD: "green", BAD: "bold red", UNKNOWN: "yellow"}
+    rows = table(f"{entry.name} {entry.version}", "", "")
+    for item in found:
+        rows.add_row(Text(item.name), Text(item.state, style=styles[item.state]), Text(item.detail))
+    if again:
+        state = Text(GOOD if again.same else BAD, style=styles[GOOD if again.same else BAD])
+        rows.add_row("built again", state, f"{'the same, ' if again.same else ''}{again.digest}")
+    console.print(rows)
 
 
 def collected(console: Console, done: Collected, dry_run: bool) -> None:

@@ -227,6 +227,43 @@ def diff(
         context.ui.result(found.to_data(), functools.partial(view, found=found))
 
 
+@task(
+    help={
+        **options("site", "images", "json"),
+        "name": "NAME, NAME:VERSION or NAME:CHANNEL",
+        "rebuild": "also build it again, into a private folder, and compare",
+    }
+)
+def verify(
+    _: InvokeContext,
+    name: str,
+    site: str | None = None,
+    images: str | None = None,
+    rebuild: bool = False,
+    json: bool = False,
+) -> None:
+    """Check a published image against its record, and the record's signature."""
+    from kiln import rebuild as rebuilding
+    from kiln import verify as verifying
+
+    with opened(json, site, images) as context:
+        entry = context.store.find(name)
+        checker = verifying.Checker(context.store, context.site.signing, context.environ)
+        with context.ui.step(f"read {entry.path.name}") as step:
+            found = checker.check(entry, step.progress)
+        again = None
+        if rebuild and not any(item.state == verifying.BAD for item in found):
+            again = rebuilding.rebuild(context, entry, catalog.record(entry))
+        data = {"name": entry.name, "version": entry.version, "findings": [vars(item) for item in found]}
+        context.ui.result(
+            {**data, "rebuild": again.to_data() if again else None},
+            functools.partial(render.findings, entry=entry, found=found, again=again),
+        )
+        verifying.conclude(entry, found)
+        if again:
+            rebuilding.conclude(entry, again)
+
+
 @task(name="doctor", help=options("site", "images", "json"))
 def doctor_(_: InvokeContext, site: str | None = None, images: str | None = None, json: bool = False) -> None:
     """Check what this machine has of what Kiln needs, and how to mend the rest."""
@@ -275,7 +312,7 @@ def test(_: InvokeContext, only: str = "tests", match: str = "") -> None:
 
 
 namespace = Collection()
-for _each in (plan, build, list_, show, diff, doctor_, gc, test):
+for _each in (plan, build, list_, show, diff, verify, doctor_, gc, test):
     namespace.add_task(_each)
 namespace.add_task(shell_, name="shell")
 

@@ -33,7 +33,7 @@ LAYERS = (
     ),
     ("hardware", "checkout", "inventory"),
     ("record", "squashfs", "imageformat", "imageedit", "workspace", "store", "selection"),
-    ("sbom", "statement", "signature", "diff"),
+    ("sbom", "statement", "signature", "diff", "treediff"),
     ("registry",),
     ("runtime",),
     (
@@ -48,12 +48,12 @@ LAYERS = (
         "catalog",
         "startlines",
     ),
-    ("provenance",),
+    ("provenance", "verify"),
     ("context", "packagecache"),
     ("doctor", "preflight", "layerrun", "finish", "garbage", "origin"),
     ("assembly",),
     ("build",),
-    ("shell", "render"),
+    ("shell", "render", "rebuild"),
     ("diffview",),
     ("tasks",),
 )
