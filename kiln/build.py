@@ -16,6 +16,7 @@ from typing import Any
 from kiln import (
     assembly,
     bases,
+    drivergate,
     files,
     finish,
     layerrun,
@@ -140,7 +141,7 @@ def plan(context: Context, name: str, options: Options) -> Plan:
         gpu=gpu.find(context.environ) != gpu.NOTHING,
         anew=anew,
     )
-    return planning.make(manifest, found, setting)
+    return replace(planning.make(manifest, found, setting), driver=drivergate.of_base(found, site))
 
 
 def build(context: Context, name: str, options: Options) -> Outcome:
@@ -150,6 +151,7 @@ def build(context: Context, name: str, options: Options) -> Outcome:
     made = plan(context, name, options)
     if made.published and made.published.record:
         return up_to_date(context, made.published.record)
+    drivergate.refuse(made, context.site)
     preflight.check(context, made)
     sign = preflight.signing(context)
     came = origin.take(context, name)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from kiln import startlines
 from kiln.check import MISSING, OK, Check
+from kiln.driver import NO_CUDA
 from kiln.inventory import APT, PYTHON
 from kiln.record import Record, SmokeResult
 from kiln.site import Site
@@ -21,6 +22,7 @@ from kiln.verify import BAD, GOOD, UNKNOWN, Finding
 # A command that shows nothing of these needn't wait for them to be read.
 if TYPE_CHECKING:
     from kiln.build import Outcome
+    from kiln.driver import Verdict
     from kiln.garbage import Collected
     from kiln.layers.store import Lookup
     from kiln.plan import Plan
@@ -68,6 +70,7 @@ def plan(console: Console, made: Plan) -> None:
                 else "nothing",
             ),
             ("runtime", made.runtime),
+            *_driver(made.driver),
             ("layers kept", f"no: {made.uncached}" if made.uncached else "yes"),
         ],
     )
@@ -90,6 +93,11 @@ def plan(console: Console, made: Plan) -> None:
         console.print(Text(f"nothing was changed; to make it anew: invoke build {name} --no-cache"))
         return
     console.print(Text(f"nothing was changed; to do it: invoke build {made.manifest.name}"))
+
+
+def _driver(verdict: Verdict | None) -> Iterator[tuple[str, str]]:
+    if verdict and verdict.state != NO_CUDA:
+        yield "driver", f"{verdict.state}: {verdict.reason}"
 
 
 def _lookup(lookup: Lookup) -> tuple[Text, Text]:
@@ -179,7 +187,12 @@ def images(console: Console, rows: Sequence[tuple[Entry, dict[str, str]]]) -> No
 
 
 def image(
-    console: Console, entry: Entry, channels: dict[str, str], site: Site, beside: Mapping[str, Any]
+    console: Console,
+    entry: Entry,
+    channels: dict[str, str],
+    site: Site,
+    beside: Mapping[str, Any],
+    fit: Verdict | None,
 ) -> None:
     record = entry.record
     if record is None:
@@ -201,6 +214,7 @@ def image(
             *(("env", f"{name}={value}") for name, value in record.env.items()),
             *((f"layer {number}", layer.title) for number, layer in enumerate(record.layers, 1)),
             *_origin(record),
+            *_driver(fit),
             *_beside(record, beside),
         ],
     )

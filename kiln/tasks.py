@@ -189,14 +189,18 @@ def show(
     _: InvokeContext, name: str, site: str | None = None, images: str | None = None, json: bool = False
 ) -> None:
     """Show one published image and how to start it."""
+    from kiln import drivergate
+
     with opened(json, site, images) as context:
         entry = context.store.find(name)
         channels = context.store.channels(entry.name)
         beside = companions.read(context.store, entry)
-        context.ui.result(
-            catalog.details(entry, channels, beside),
-            functools.partial(render.image, entry=entry, channels=channels, site=context.site, beside=beside),
+        fit = drivergate.of_record(entry.record, context.site) if entry.record else None
+        shown = functools.partial(
+            render.image, entry=entry, channels=channels, site=context.site, beside=beside, fit=fit
         )
+        details = catalog.details(entry, channels, beside)
+        context.ui.result({**details, "driver": vars(fit) if fit else None}, shown)
 
 
 @task(
