@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from kiln import build as building
-from kiln import checkout, manifest, origin, provenance, treediff, workspace
+from kiln import checkout, files, manifest, origin, provenance, treediff, workspace
 from kiln.context import Context
 from kiln.errors import KilnError, VerifyError
 from kiln.record import Record
-from kiln.run import host_environment, run
+from kiln.run import run
 from kiln.store import Entry
 from kiln.treediff import PathDifference
 from kiln.workspace import Workspace
@@ -70,6 +70,11 @@ def _same_base(record: Record, digest: str) -> None:
 
 def _root(context: Context, entry: Entry, record: Record, private: Workspace) -> Path:
     """A checkout with the manifest, the lock and, where git has them, the files that were used."""
+    if not record.manifest:
+        raise VerifyError(
+            f"what {entry.name} {entry.version} was made from isn't on record: an older Kiln published it",
+            f"build it anew: invoke build {entry.name} --no-cache",
+        )
     now = checkout.state(context.root, context.environ)
     if _as_it_is(context, record, now):
         return context.root
@@ -81,14 +86,14 @@ def _root(context: Context, entry: Entry, record: Record, private: Workspace) ->
                 f"get it into {context.root}: git fetch",
             )
         _copy(context, place)
-    folder = place / "manifests"
+    folder, kept = place / "manifests", _kiln_folder(context, entry.path, private)
     for name, inside in (
         (f"{entry.name}.yaml", provenance.MANIFEST),
         (f"{entry.name}.lock", provenance.LOCK),
     ):
-        text = _inside(context, entry.path, inside)
+        text = files.read_inside(kept, inside, provenance.LARGEST)
         if text is not None:
-            (folder / name).write_text(text)
+            (folder / name).write_bytes(text)
     if record.clean is False:
         context.ui.warn(
             "it was built from a checkout with changes that nobody committed: its files may differ"
@@ -118,18 +123,13 @@ def _copy(context: Context, place: Path) -> None:
             shutil.copytree(context.root / name, place / name, symlinks=True, ignore=ignored)
 
 
-def _inside(context: Context, image: Path, name: str) -> str | None:
-    """A text of an image's /.kiln, None where it has none."""
-    path = f"{provenance.FOLDER}/{name}".lstrip("/")
-    result = run(
-        ["unsquashfs", "-cat", str(image), path],
-        what=f"read {path} in {image.name}",
-        env=host_environment(context.environ),
-        timeout=READ_SECONDS,
-        check=False,
-        separate=True,
-    )
-    return result.output + "\n" if result.returncode == 0 and result.output else None
+def _kiln_folder(context: Context, image: Path, private: Workspace) -> Path:
+    """The /.kiln of an image, unpacked."""
+    place = private.path / "kept"
+    argv = ["unsquashfs", "-no-progress", "-quiet", "-no-xattrs", "-dest", str(place), str(image)]
+    what = f"read {provenance.FOLDER} in {image.name}"
+    run([*argv, provenance.FOLDER.lstrip("/")], what=what, env=context.host_env(), timeout=READ_SECONDS)
+    return files.inside(place, provenance.FOLDER)
 
 
 def _tell_tools(context: Context, record: Record, made: Record) -> None:
