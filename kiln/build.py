@@ -50,14 +50,14 @@ TESTED = "smoke"
 class Options:
     """What a person asked for beside the image's name. `start` is a layer's number, 0 for none named.
 
-    `untested` leaves the smoke hooks out, for an image that nobody will get.
+    A `trial` is for an image that nobody will get: no driver has to run it, no hook tests it, no key signs it.
     """
 
     runtime: str = ""
     keep: bool = False
     no_cache: bool = False
     start: int = 0
-    untested: bool = False
+    trial: bool = False
 
     def anew(self, manifest: Manifest) -> Anew | None:
         """The layers that are to be made anew. Raises `UsageError` for one that there isn't."""
@@ -151,9 +151,10 @@ def build(context: Context, name: str, options: Options) -> Outcome:
     made = plan(context, name, options)
     if made.published and made.published.record:
         return up_to_date(context, made.published.record)
-    drivergate.refuse(made, context.site)
+    if not options.trial:
+        drivergate.refuse(made, context.site)
     preflight.check(context, made)
-    sign = preflight.signing(context)
+    sign = None if options.trial else preflight.signing(context)
     came = origin.take(context, name)
     with contextlib.ExitStack() as ending:
         private = ending.enter_context(workspace.opened(context.site.work, name, context.environ))
@@ -165,7 +166,7 @@ def build(context: Context, name: str, options: Options) -> Outcome:
         contents = finish_image(work)
         exported = export(work)
         tester = context.runtime(private, options.runtime)
-        results = () if options.untested else run_smoke(work, exported, tester)
+        results = () if options.trial else run_smoke(work, exported, tester)
         record = describe(work, layers, contents, exported, results, time.monotonic() - started)
         published, channel = publish_image(work, exported, record, sign)
     return Outcome(published, channel, context.store.image(name, published.version), logs)
@@ -221,8 +222,10 @@ def finish_image(work: Build) -> Contents:
         rootfs = runtime.rootfs(CONTAINER)
         finish.finish(work.plan, rootfs, work.workspace.state)
         contents = provenance.look(rootfs)
-        for problem in contents.inventory.problems:
-            work.context.ui.warn(f"{problem}: it is not among the packages on record")
+        problems = contents.inventory.problems
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
+            work.context.ui.warn(f"{problems[0]}{more}: it is not among the packages on record")
         came, tools = work.origin, work.origin.tools(title(runtime))
         provenance.write(rootfs, work.plan, contents.inventory, tools, came.commit, came.lock)
         return contents
@@ -318,7 +321,7 @@ def describe(
 
 
 def publish_image(work: Build, exported: Path, record: Record, sign: Sign | None) -> tuple[Record, str]:
-    with work.context.ui.step("publish") as step:
+    with work.context.ui.step("put aside" if work.context.target else "publish") as step:
         published, channel = publish.publish(
             work.context.store, exported, record, work.plan.base.label, step.note, sign
         )

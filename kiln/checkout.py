@@ -31,15 +31,20 @@ def state(root: Path, environ: Mapping[str, str]) -> State:
         return State()
     head = git(root, env, "rev-parse", "--verify", "HEAD")
     if head.returncode != 0:
-        said = (head.tail(1) or [""])[0]
         # A folder without git, or a repository without a commit, is nothing to warn of.
         known = any(words in head.output for words in ("not a git repository", "Needed a single revision"))
-        return State() if known else State(problem=said)
+        return State() if known else State(problem=_reason(head))
     changed = git(root, env, "status", "--porcelain", "--untracked-files=normal")
     commit = head.tail(1)[0].strip()
     if changed.returncode != 0:
-        return State(commit, None, (changed.tail(1) or [""])[0])
+        return State(commit, None, _reason(changed))
     return State(commit, not changed.output.strip())
+
+
+def _reason(result: Result) -> str:
+    """git's first line that begins with fatal or error: what follows is advice."""
+    lines = [line for line in result.tail(20) if line.startswith(("fatal: ", "error: "))]
+    return (lines or result.tail(1) or [result.outcome()])[0]
 
 
 def at(root: Path, commit: str, place: Path, environ: Mapping[str, str]) -> bool:

@@ -17,6 +17,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import yaml
@@ -86,8 +87,8 @@ def table(path: Path = TABLE) -> Table:
 
 
 def version(text: str) -> Version:
-    """The numbers of a version; what comes after the first part that is none is left out."""
-    return tuple(int(part) for part in re.match(r"[\d.]*", text)[0].split(".") if part)  # type: ignore[index]
+    """The numbers of a version, up to the first part that is none."""
+    return tuple(int(part) for part in takewhile(str.isdecimal, text.split(".")))
 
 
 def needs(environment: Mapping[str, str], labels: Mapping[str, str]) -> Needs:

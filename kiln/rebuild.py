@@ -47,7 +47,7 @@ def rebuild(context: Context, entry: Entry, record: Record) -> Rebuilt:
         root = _root(context, entry, record, private)
         again = dataclasses.replace(context, root=root, target=private.path / "images")
         runtime = record.runtime.partition(" ")[0]
-        options = building.Options(runtime=runtime, no_cache=True, untested=True)
+        options = building.Options(runtime=runtime, no_cache=True, trial=True)
         _same_base(record, building.plan(again, entry.name, options).base.digest)
         made = building.build(again, entry.name, options)
         _tell_tools(context, record, made.record)
