@@ -50,7 +50,7 @@ TESTED = "smoke"
 class Options:
     """What a person asked for beside the image's name. `start` is a layer's number, 0 for none named.
 
-    A `trial` is for an image that nobody will get: no driver has to run it, no hook tests it, no key signs it.
+    A `trial` is an image that nobody will get: no driver has to run it, no hook tests it, no key signs it.
     """
 
     runtime: str = ""

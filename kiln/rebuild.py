@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kiln import build as building
-from kiln import checkout, files, manifest, origin, provenance, treediff, workspace
+from kiln import checkout, files, manifest, origin, owners, provenance, treediff, workspace
 from kiln.context import Context
 from kiln.errors import KilnError, VerifyError
 from kiln.record import Record
@@ -146,14 +146,19 @@ def _differences(
     unpacker = context.runtime(private, runtime)
     for name, image in (("published", published), ("made", made)):
         unpacker.create(image, name)
-    return treediff.compare(unpacker.rootfs("published"), unpacker.rootfs("made"))
+    found = treediff.compare(unpacker.rootfs("published"), unpacker.rootfs("made"))
+    known = owners.of(unpacker.rootfs("made"), (item.path for item in found))
+    return [dataclasses.replace(item, owner=known.get(item.path, "")) for item in found]
 
 
 def conclude(entry: Entry, found: Rebuilt) -> None:
     """Raise `VerifyError` where a version doesn't come out the same."""
     if found.same:
         return
-    lines = [f"{item.path}: {item.what}" for item in found.differences[:MOST_NAMED]]
+    lines = [
+        f"{item.path}{f' ({item.owner})' if item.owner else ''}: {item.what}"
+        for item in found.differences[:MOST_NAMED]
+    ]
     more = len(found.differences) - MOST_NAMED
     raise VerifyError(
         f"{entry.name} {entry.version} comes out otherwise: {found.digest}",

@@ -17,10 +17,14 @@ from kiln import files
 
 @dataclass(frozen=True, order=True)
 class PathDifference:
-    """A path, and in words what is not the same there: first what `one` has, then `two`."""
+    """A path, and in words what is not the same there: first what `one` has, then `two`.
+
+    `owner` is the package that it belongs to, '' where none says so.
+    """
 
     path: str
     what: str
+    owner: str = ""
 
 
 def compare(one: Path, two: Path) -> list[PathDifference]:

@@ -33,7 +33,7 @@ LAYERS = (
     ),
     ("hardware", "checkout", "inventory", "driver"),
     ("record", "squashfs", "imageformat", "imageedit", "workspace", "store", "selection"),
-    ("sbom", "statement", "signature", "diff", "treediff"),
+    ("sbom", "statement", "signature", "diff", "treediff", "owners"),
     ("registry",),
     ("runtime",),
     (
