@@ -316,7 +316,7 @@ def describe(
         job=came.job,
         commit=came.commit,
         clean=came.clean,
-        packages=contents.inventory.packages,
+        packages=tuple(replace(package, requires=()) for package in contents.inventory.packages),
     )
 
 

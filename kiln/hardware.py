@@ -8,6 +8,7 @@ Owns where these are read. Runs nothing: nvidia-smi takes seconds on a node whos
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -49,8 +50,11 @@ def driver(host: Path = Path("/")) -> str:
 
 
 def _gpu(path: Path) -> tuple[str, str]:
-    """UUID and model of a GPU."""
-    rows = (line.partition(":") for line in path.read_text(errors="replace").splitlines())
+    """UUID and model of a GPU; some systems let nobody but root read that."""
+    text = ""
+    with contextlib.suppress(OSError):
+        text = path.read_text(errors="replace")
+    rows = (line.partition(":") for line in text.splitlines())
     fields = {name.strip(): value.strip() for name, _, value in rows}
     return fields.get("GPU UUID", ""), fields.get("Model", "unknown")
 

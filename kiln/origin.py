@@ -17,6 +17,7 @@ from kiln.hardware import Hardware
 from kiln.provenance import Tools
 from kiln.run import host_environment, run
 from kiln.workspace import JOB_VARIABLES
+from kiln.yamltree import read
 
 PROBE_SECONDS = 30.0
 TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -51,7 +52,7 @@ def take(context: Context, name: str) -> Origin:
     return Origin(
         commit=state.commit,
         clean=state.clean,
-        lock=lock.read_text() if lock.is_file() else "",
+        lock=read(lock) if lock.is_file() else "",
         squashfs_tools=_squashfs_tools(context),
         host=os.uname().nodename,
         job=next((context.environ[name] for name in JOB_VARIABLES if name in context.environ), ""),

@@ -21,6 +21,7 @@ from kiln.run import run
 from kiln.store import Entry
 from kiln.treediff import PathDifference
 from kiln.workspace import Workspace
+from kiln.yamltree import read
 
 READ_SECONDS = 60.0
 MOST_NAMED = 20
@@ -107,10 +108,10 @@ def _as_it_is(context: Context, record: Record, now: checkout.State) -> bool:
         return False
     lock = context.manifests / f"{record.name}.lock"
     try:
-        text = manifest.load(manifest.find(context.manifests, record.name)).text
+        text = read(manifest.find(context.manifests, record.name))
+        locked = read(lock) if lock.is_file() else ""
     except KilnError:
         return False
-    locked = lock.read_text() if lock.is_file() else ""
     return (origin.digest(text), origin.digest(locked)) == (record.manifest, record.lock)
 
 
