@@ -47,15 +47,21 @@ def _reason(result: Result) -> str:
     return (lines or result.tail(1) or [result.outcome()])[0]
 
 
-def at(root: Path, commit: str, place: Path, environ: Mapping[str, str]) -> bool:
-    """Put the checkout of `root` as it was at `commit` into the new folder `place`.
+def at(root: Path, commit: str, place: Path, environ: Mapping[str, str]) -> Path | None:
+    """Put the repository of `root` as it was at `commit` into the new folder `place`.
 
-    False where there is no such commit.
+    Returns where in it `root` is, None where there is no such commit; then `place` may be there, half made.
     """
     env = environment(environ)
-    made = git(root, env, "clone", "--quiet", "--shared", "--no-checkout", ".", str(place))
+    asked = git(root, env, "rev-parse", "--show-toplevel", "--show-prefix")
+    if asked.returncode != 0:
+        return None
+    top, _, prefix = asked.output.partition("\n")
+    made = git(root, env, "clone", "--quiet", "--shared", "--no-checkout", top, str(place))
     # What follows --detach is nothing but a commit: no branch of that name, no file.
-    return made.returncode == 0 and git(place, env, "checkout", "--quiet", "--detach", commit).returncode == 0
+    if made.returncode != 0 or git(place, env, "checkout", "--quiet", "--detach", commit).returncode != 0:
+        return None
+    return place / prefix
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -80,18 +80,20 @@ def _root(context: Context, entry: Entry, record: Record, private: Workspace) ->
     if _as_it_is(context, record, now):
         return context.root
     place = private.path / "checkout"
-    if not (record.commit and checkout.at(context.root, record.commit, place, context.environ)):
-        if record.commit and record.clean:
+    root = checkout.at(context.root, record.commit, place, context.environ) if record.commit else None
+    if root is None:
+        if record.clean:
             raise VerifyError(
                 f"{entry.name} {entry.version} was built at commit {record.commit}, which isn't here",
                 f"get it into {context.root}: git fetch",
             )
-        _copy(context, place)
-    folder, kept = place / "manifests", _kiln_folder(context, entry.path, private)
+        root = _copy(context, place)
+    folder, kept = root / "manifests", _kiln_folder(context, entry.path, private)
     for name, inside in (
         (f"{entry.name}.yaml", provenance.MANIFEST),
         (f"{entry.name}.lock", provenance.LOCK),
     ):
+        (folder / name).unlink(missing_ok=True)
         text = files.read_inside(kept, inside, provenance.LARGEST)
         if text is not None:
             (folder / name).write_bytes(text)
@@ -99,7 +101,7 @@ def _root(context: Context, entry: Entry, record: Record, private: Workspace) ->
         context.ui.warn(
             "it was built from a checkout with changes that nobody committed: its files may differ"
         )
-    return place
+    return root
 
 
 def _as_it_is(context: Context, record: Record, now: checkout.State) -> bool:
@@ -115,13 +117,14 @@ def _as_it_is(context: Context, record: Record, now: checkout.State) -> bool:
     return (origin.digest(text), origin.digest(locked)) == (record.manifest, record.lock)
 
 
-def _copy(context: Context, place: Path) -> None:
-    """What lies in the checkout now, but for its locks: that of then is in the image."""
+def _copy(context: Context, place: Path) -> Path:
+    """What lies in the checkout now."""
+    files.remove_tree(place)
     place.mkdir()
     for name in ("manifests", "hooks", "sites"):
         if (context.root / name).is_dir():
-            ignored = shutil.ignore_patterns("*.lock") if name == "manifests" else None
-            shutil.copytree(context.root / name, place / name, symlinks=True, ignore=ignored)
+            shutil.copytree(context.root / name, place / name, symlinks=True)
+    return place
 
 
 def _kiln_folder(context: Context, image: Path, private: Workspace) -> Path:

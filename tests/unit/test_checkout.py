@@ -74,8 +74,20 @@ def test_an_earlier_commit_in_a_folder_of_its_own(root: Path, tmp_path: Path) ->
     first = git(root, "rev-parse", "HEAD")
     (root / "file").write_text("two\n")
     git(root, "commit", "--quiet", "-am", "second")
-    assert checkout.at(root, first, tmp_path / "then", os.environ)
+    assert checkout.at(root, first, tmp_path / "then", os.environ) == tmp_path / "then"
     assert (tmp_path / "then/file").read_text() == "one\n"
     assert checkout.state(tmp_path / "then", os.environ) == State(first, True)
-    assert not checkout.at(root, "0" * 40, tmp_path / "never", os.environ)
+    assert checkout.at(root, "0" * 40, tmp_path / "never", os.environ) is None
     assert (root / "file").read_text() == "two\n"
+
+
+def test_a_checkout_within_a_larger_repository(root: Path, tmp_path: Path) -> None:
+    (root / "kiln/manifests").mkdir(parents=True)
+    (root / "kiln/manifests/x.yaml").write_text("name: x\n")
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "-m", "second")
+    state = checkout.state(root / "kiln", os.environ)
+    assert state.clean
+    found = checkout.at(root / "kiln", state.commit, tmp_path / "then", os.environ)
+    assert found and (found / "manifests/x.yaml").read_text() == "name: x\n"
+    assert checkout.at(tmp_path, state.commit, tmp_path / "none", os.environ) is None
