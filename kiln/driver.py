@@ -3,7 +3,8 @@
 What an image needs it says in its environment, as nvidia-container-toolkit reads it:
 
     NVIDIA_REQUIRE_CUDA   alternatives with spaces between, each of conditions with commas between:
-                          `cuda>=12.8 brand=tesla,driver>=535,driver<536`; `cuda` is what the driver runs
+                          `cuda>=12.8 brand=tesla,driver>=535,driver<536`; `cuda` is what the driver runs.
+                          NVIDIA_REQUIRE_DRIVER is read in the same way, and must hold as well
     CUDA_VERSION          the CUDA in the image; NGC's say no more than `cuda>=9.0` in the other one
     _CUDA_COMPAT_PATH     where an image of NGC has the libraries for older drivers
 
@@ -40,13 +41,13 @@ DATA_CENTRE = ("tesla", "nvidia", "unknown")
 
 @dataclass(frozen=True)
 class Needs:
-    """What an image says: the `cuda` in it, '' for none; a `requirement` as above; whether it has `compat`.
+    """What an image says: the `cuda` in it, '' for none; `requirements` as above, of which all must hold.
 
-    That is the libraries for older drivers.
+    `compat`: whether it has libraries for older drivers.
     """
 
     cuda: str = ""
-    requirement: str = ""
+    requirements: tuple[str, ...] = ()
     compat: bool = False
 
 
@@ -96,22 +97,23 @@ def needs(environment: Mapping[str, str], labels: Mapping[str, str]) -> Needs:
     cuda = version(environment.get("CUDA_VERSION", "") or labels.get(LABEL, ""))[:2]
     ignored = environment.get("NVIDIA_DISABLE_REQUIRE", "").lower() in ("1", "true", "yes", "on")
     said = [environment.get(f"NVIDIA_REQUIRE_{name}", "") for name in ("CUDA", "DRIVER")]
-    requirement = "" if ignored else next(filter(None, said), "")
-    return Needs(_dotted(cuda), requirement.strip(), bool(environment.get("_CUDA_COMPAT_PATH")))
+    requirements = () if ignored else tuple(each for each in said if each.strip())
+    return Needs(_dotted(cuda), requirements, bool(environment.get("_CUDA_COMPAT_PATH")))
 
 
 def judge(wanted: Needs, driver: str, known: Table) -> Verdict:
     """Whether the driver of version `driver`, '' for an unknown one, will do."""
-    if not wanted.cuda and not wanted.requirement:
+    if not wanted.cuda and not wanted.requirements:
         return Verdict(NO_CUDA, "it says nothing of CUDA")
     if not driver:
         return Verdict(UNKNOWN, f"{_said(wanted)}; no driver here, and none in the site profile ('driver:')")
     have = version(driver)
     runs = known.cuda_of(have)
-    told = f"driver {driver} runs CUDA {_dotted(runs) or 'of before 11.4'}"
+    told = f"driver {driver} runs CUDA {_dotted(runs) or 'of before 9.0'}"
     try:
-        if not _satisfied(wanted.requirement, have, runs):
-            return Verdict(TOO_OLD, f"{told}, and it wants {_first(wanted.requirement)}")
+        unmet = [each for each in wanted.requirements if not _satisfied(each, have, runs)]
+        if unmet:
+            return Verdict(TOO_OLD, f"{told}, and it wants {_first(unmet[0])}")
     except ValueError as error:
         return Verdict(UNKNOWN, str(error))
     cuda = version(wanted.cuda)
@@ -128,7 +130,7 @@ def _newer(wanted: Needs, cuda: Version, have: Version, told: str, known: Table)
         limits = f"CUDA {cuda[0]}'s minor version compatibility: what is compiled at run time may fail"
         return Verdict(FORWARD, f"{told}, {_said(wanted)}: {limits}")
     # An image's own list of older drivers says the same as having the libraries.
-    if have[0] in known.forward and (wanted.compat or "driver" in wanted.requirement):
+    if have[0] in known.forward and (wanted.compat or "driver" in " ".join(wanted.requirements)):
         limits = "by forward compatibility, with libraries of its own, on data centre GPUs alone"
         return Verdict(FORWARD, f"{told}, {_said(wanted)}: {limits}")
     return Verdict(TOO_OLD, f"{told}, and {_said(wanted)}")
@@ -170,7 +172,7 @@ def _holds(condition: str, driver: Version, cuda: Version) -> bool:
 
 
 def _said(wanted: Needs) -> str:
-    return f"it has CUDA {wanted.cuda}" if wanted.cuda else f"it wants {_first(wanted.requirement)}"
+    return f"it has CUDA {wanted.cuda}" if wanted.cuda else f"it wants {_first(wanted.requirements[0])}"
 
 
 def _first(requirement: str) -> str:

@@ -61,6 +61,8 @@ def state(environment: dict[str, str], version: str) -> str:
         ({"NVIDIA_REQUIRE_CUDA": "driver!=550,arch>=8.0"}, "550.54.15", TOO_OLD),
         ({"NVIDIA_REQUIRE_CUDA": "driver=550,brand!=geforce"}, "550.54.15", FITS),
         ({"NVIDIA_REQUIRE_DRIVER": "driver>=570"}, "550.54.15", TOO_OLD),
+        ({**NGC_2504, "NVIDIA_REQUIRE_DRIVER": "driver>=580"}, "575.51.03", TOO_OLD),
+        ({"CUDA_VERSION": "8.0"}, "367.48", TOO_OLD),
         ({"NVIDIA_REQUIRE_CUDA": "cuda>=12.4 or so"}, "550.54.15", UNKNOWN),
         ({"PATH": "/bin"}, "550.54.15", NO_CUDA),
         ({"PATH": "/bin"}, "", NO_CUDA),
