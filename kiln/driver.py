@@ -72,10 +72,6 @@ class Table:
         """The newest CUDA that a driver runs by itself; () for one older than the table."""
         return max((cuda for cuda, least in self.drivers.items() if driver >= least), default=())
 
-    @property
-    def newest(self) -> Version:
-        return max(self.drivers)
-
 
 def table(path: Path = TABLE) -> Table:
     data = yaml.safe_load(path.read_text())
@@ -124,8 +120,8 @@ def judge(wanted: Needs, driver: str, known: Table) -> Verdict:
 
 def _newer(wanted: Needs, cuda: Version, have: Version, told: str, known: Table) -> Verdict:
     """For an image with a newer CUDA than the driver's own."""
-    if cuda[0] > known.newest[0]:
-        return Verdict(UNKNOWN, f"{_said(wanted)}, which this Kiln doesn't know yet")
+    if cuda[0] > max(known.drivers)[0] or cuda < min(known.drivers):
+        return Verdict(UNKNOWN, f"{_said(wanted)}, which this Kiln doesn't know")
     if have >= known.majors.get(cuda[0], (10_000,)):
         limits = f"CUDA {cuda[0]}'s minor version compatibility: what is compiled at run time may fail"
         return Verdict(FORWARD, f"{told}, {_said(wanted)}: {limits}")
