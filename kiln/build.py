@@ -19,8 +19,8 @@ from kiln import (
     drivergate,
     files,
     finish,
+    invocation,
     layerrun,
-    origin,
     preflight,
     provenance,
     publish,
@@ -33,8 +33,8 @@ from kiln.assembly import CONTAINER, Assembly
 from kiln.companions import Sign
 from kiln.context import Context
 from kiln.errors import SmokeFailure, UsageError
+from kiln.invocation import Invocation
 from kiln.manifest import Manifest
-from kiln.origin import Origin
 from kiln.plan import Anew, Plan, PlannedLayer, Setting
 from kiln.provenance import Contents
 from kiln.record import LayerRecord, Record, SmokeResult
@@ -101,7 +101,7 @@ class Build:
 
     context: Context
     plan: Plan
-    origin: Origin
+    invocation: Invocation
     workspace: Workspace
     assembly: Assembly
     logs: Path
@@ -155,7 +155,7 @@ def build(context: Context, name: str, options: Options) -> Outcome:
         drivergate.refuse(made, context.site)
     preflight.check(context, made)
     sign = None if options.trial else preflight.signing(context)
-    came = origin.take(context, name)
+    came = invocation.take(context, name)
     with contextlib.ExitStack() as ending:
         private = ending.enter_context(workspace.opened(context.site.work, name, context.environ))
         tree = ending.enter_context(assembly.opened(context, made, private, options.runtime))
@@ -226,7 +226,7 @@ def finish_image(work: Build) -> Contents:
         if problems:
             more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
             work.context.ui.warn(f"{problems[0]}{more}: it is not among the packages on record")
-        came, tools = work.origin, work.origin.tools(title(runtime))
+        came, tools = work.invocation, work.invocation.tools(title(runtime))
         provenance.write(rootfs, work.plan, contents.inventory, tools, came.commit, came.lock)
         return contents
 
@@ -257,7 +257,7 @@ def run_smoke(work: Build, exported: Path, runtime: Runtime) -> tuple[SmokeResul
         runtime.create(exported, TESTED)
     results = smoke.run_all(runtime, TESTED, tests, context.hooks, work.logs, context.ui)
     work.seconds["smoke"] += round(sum(result.seconds for result in results), 2)
-    results = tuple(replace(result, hardware=work.origin.hardware) for result in results)
+    results = tuple(replace(result, hardware=work.invocation.hardware) for result in results)
     failed = [result for result in results if result.required and result.state == "failed"]
     if failed:
         layerrun.keep(context.site.work, work.workspace, work.plan.manifest.name, len(work.plan.layers))
@@ -278,7 +278,7 @@ def describe(
     seconds: float,
 ) -> Record:
     """The record, but for what `publish` decides: the version and the file's name."""
-    manifest, base, came = work.plan.manifest, work.plan.base, work.origin
+    manifest, base, came = work.plan.manifest, work.plan.base, work.invocation
     tools = came.tools(title(work.assembly.runtime))
     size = exported.stat().st_size
     with work.step("sha256", "sha256") as step:
@@ -292,7 +292,7 @@ def describe(
         base=base.base.text,
         base_digest=base.digest,
         platform_digest=base.platform_digest,
-        built=origin.now(),
+        built=invocation.now(),
         description=manifest.description,
         maintainer=manifest.maintainer,
         seconds=round(seconds, 1),
@@ -304,8 +304,8 @@ def describe(
         layers=layers,
         steps=dict(work.seconds),
         smoke=results,
-        manifest=origin.digest(manifest.text),
-        lock=origin.digest(came.lock),
+        manifest=invocation.digest(manifest.text),
+        lock=invocation.digest(came.lock),
         epoch=base.epoch,
         squashfs_tools=tools.squashfs_tools,
         environment=dict(contents.environment),

@@ -118,16 +118,16 @@ def _python(tree: Path, problems: list[str]) -> Iterator[Package]:
         data = files.read_inside(tree, inner, LARGEST_METADATA)
         if data is None:
             data = files.read_inside(tree, path, LARGEST_METADATA)
-        package = _distribution(data, _readable(place), _readable(name)) if data is not None else None
+        package = _distribution(data, _text(place), _text(name)) if data is not None else None
         if package:
             yield package
         else:
-            problems.append(f"{_readable(path)} names no distribution and version")
+            problems.append(f"{_text(path)} names no distribution and version")
 
 
-def _readable(path: str) -> str:
-    """A path with what isn't UTF-8 in it replaced: it goes into files that are."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+def _text(name: str) -> str:
+    """A file's name, which may be no text: for records, it must be."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _distribution(data: bytes, place: str, name: str) -> Package | None:

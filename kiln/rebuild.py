@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kiln import build as building
-from kiln import checkout, files, manifest, origin, owners, provenance, treediff, workspace
+from kiln import checkout, files, invocation, manifest, owners, provenance, treediff, workspace
 from kiln.context import Context
 from kiln.errors import KilnError, VerifyError
 from kiln.record import Record
@@ -114,7 +114,7 @@ def _as_it_is(context: Context, record: Record, now: checkout.State) -> bool:
         locked = read(lock) if lock.is_file() else ""
     except KilnError:
         return False
-    return (origin.digest(text), origin.digest(locked)) == (record.manifest, record.lock)
+    return (invocation.digest(text), invocation.digest(locked)) == (record.manifest, record.lock)
 
 
 def _copy(context: Context, place: Path) -> Path:

@@ -50,7 +50,7 @@ LAYERS = (
     ),
     ("provenance", "verify", "drivergate"),
     ("context", "packagecache"),
-    ("doctor", "preflight", "layerrun", "finish", "garbage", "origin"),
+    ("doctor", "preflight", "layerrun", "finish", "garbage", "invocation"),
     ("assembly",),
     ("build",),
     ("shell", "render", "rebuild"),

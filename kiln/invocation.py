@@ -1,4 +1,4 @@
-"""Where a build came from: the checkout, the machine, the job, the tools; taken once, at its beginning.
+"""One invocation of a build: its checkout, machine, job and tools; looked up once, at its beginning.
 
 Owns the collecting. Decides nothing.
 """
@@ -24,7 +24,7 @@ TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True)
-class Origin:
+class Invocation:
     """What belongs to one build, and the two inputs that are no part of a plan: commit and lock.
 
     `lock` is the text of `manifests/NAME.lock`, '' for none; `started` is ISO 8601 in UTC.
@@ -43,13 +43,13 @@ class Origin:
         return Tools(__version__, runtime, self.squashfs_tools)
 
 
-def take(context: Context, name: str) -> Origin:
+def take(context: Context, name: str) -> Invocation:
     """What is known when the build of an image begins."""
     state = checkout.state(context.root, context.environ)
     if state.problem:
         context.ui.warn(f"the record will have no git commit, or not whether all is in it: {state.problem}")
     lock = context.manifests / f"{name}.lock"
-    return Origin(
+    return Invocation(
         commit=state.commit,
         clean=state.clean,
         lock=read(lock) if lock.is_file() else "",
