@@ -99,6 +99,12 @@ class GuardError(KilnError):
     meaning = "a layer would change a package that its base protects"
 
 
+class VerifyError(KilnError):
+    id = "verify"
+    exit_code = 16
+    meaning = "an image is not what its record or signature says, or needs a newer driver than the site has"
+
+
 class Interrupted(KilnError):
     """SIGINT, SIGTERM or SIGHUP arrived: `signal_number` decides the exit code, 128 + n."""
 

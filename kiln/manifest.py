@@ -238,6 +238,12 @@ class Manifest(Model):
     smoke: tuple[Smoke, ...] = Field(default=(), description="How the finished image is tested, in order.")
 
     _folder: Path = PrivateAttr(default=Path())
+    _text: str = PrivateAttr(default="")
+
+    @property
+    def text(self) -> str:
+        """The file's text, as it was read."""
+        return self._text
 
     @property
     def folder(self) -> Path:
@@ -246,7 +252,7 @@ class Manifest(Model):
 
     def model_post_init(self, context: object) -> None:
         if isinstance(context, ManifestReading):
-            self._folder = context.folder
+            self._folder, self._text = context.folder, context.text
 
     @model_validator(mode="before")
     @classmethod
