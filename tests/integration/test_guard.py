@@ -151,7 +151,7 @@ def test_what_is_allowed_changes_and_is_listed_also_by_a_later_build(builds: Bui
 
 def test_uv_cant_take_another_torch_into_the_system(builds: Builds) -> None:
     builds.manifest("u1", {"uv": {"packages": ["needs-old"]}})
-    builds.refused("u1", f"can't be made with what its base protects: torch {NV}", "depend on torch==2.6.0")
+    builds.refused("u1", f"can't be made with what its base protects: torch {NV}", "torch==2.6.0")
     builds.manifest("u1", {"uv": {"packages": ["needs-any"]}}, {"run": f"{TAKE_TORCH}{NV}"})
     [change] = builds.record("u1").layers[0].changes
     assert (change.name, change.after) == ("needs-any", "1.0")
@@ -174,7 +174,7 @@ def test_an_environment_that_sees_the_system_sees_its_torch(builds: Builds) -> N
     builds.manifest("u3", uv("outer"))
     builds.refused(
         "u3",
-        f"torch {NV}",
+        f"layer 1 (uv outer) of u3 doesn't go with what its base protects: torch {NV}",
         "which /opt/v sees too; needs-old 1.0 requires torch==2.6.0, outer 1.0 requires needs-old",
     )
     builds.manifest("u3", uv("torch==2.6.0"))
