@@ -49,7 +49,9 @@ class Builds:
         self.cache = project.cache / f"v1/packages/{os.getuid()}"
 
     def manifest(self, name: str, layers: list[Any], seed: str = "seed") -> str:
-        return self.project.manifest(name, layers, env={"SEED": seed, "PIP_CONSTRAINT": ""})
+        # pip keeps only what comes by https, or from such a host.
+        env = {"SEED": seed, "PIP_CONSTRAINT": "", "PIP_TRUSTED_HOST": "127.0.0.1"}
+        return self.project.manifest(name, layers, env=env)
 
     def all_kinds(self, name: str, seed: str = "seed") -> str:
         def python() -> dict[str, Any]:
