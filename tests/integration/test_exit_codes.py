@@ -28,6 +28,7 @@ PRODUCED = {
     "store": f"{HERE}/test_store_days.py::test_read_only_images_root_is_told_before_any_work",
     # The program waits ten minutes before it says so.
     "busy": "unit/test_files.py",
+    "verify": f"{HERE}/test_record.py::test_verify_after_a_flipped_byte",
     "interrupted": f"{HERE}/test_signals.py::test_signal_leaves_no_process_mount_or_file",
 }
 
