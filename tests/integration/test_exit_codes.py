@@ -29,6 +29,7 @@ PRODUCED = {
     "guard": f"{HERE}/test_guard.py::test_pip_cant_take_another_torch",
     # The program waits ten minutes before it says so.
     "busy": "unit/test_files.py",
+    "verify": f"{HERE}/test_record.py::test_verify_after_a_flipped_byte",
     "interrupted": f"{HERE}/test_signals.py::test_signal_leaves_no_process_mount_or_file",
 }
 
