@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from kiln import finish, layerrun, workspace
+from kiln import baseline, finish, layerrun, workspace
+from kiln.baseline import Baseline
 from kiln.context import Context
 from kiln.errors import RuntimeFailure, UsageError
 from kiln.files import remove_tree, write_atomic
@@ -38,6 +39,11 @@ class Assembly(Protocol):
 
     runtime: Runtime
 
+    @property
+    def baseline(self) -> Baseline:
+        """What the base had, once it is there."""
+        ...
+
     def base(self, wanted: Wanted, make: Callable[[str], None], step: Step) -> None:
         """Have the base there; `make` makes it as the container that it is given."""
         ...
@@ -60,9 +66,11 @@ class Flat:
 
     def __init__(self, runtime: Runtime, private: Workspace) -> None:
         self.runtime, self._workspace = runtime, private
+        self.baseline: Baseline = baseline.nothing
 
     def base(self, wanted: Wanted, make: Callable[[str], None], step: Step) -> None:
         make(CONTAINER)
+        self.baseline = baseline.snapshot(self.runtime.rootfs(CONTAINER))
         layerrun.save_identity(self.runtime.rootfs(CONTAINER), self._workspace.state)
 
     def layer(self, item: PlannedLayer, run: Callable[[], None], log: Path, step: Step) -> Entry | None:
@@ -90,6 +98,10 @@ class Stacked:
         self.runtime, self._outside = inside, outside
         self._store, self._space, self._workspace, self._leases = store, space, private, leases
         self.entries: list[Entry] = []
+
+    @property
+    def baseline(self) -> Baseline:
+        return baseline.of_tree(self._store.local.tree(self.entries[0]))
 
     def base(self, wanted: Wanted, make: Callable[[str], None], step: Step) -> None:
         def made() -> Made:

@@ -23,6 +23,7 @@ from kiln import (
     layerrun,
     preflight,
     publish,
+    scrub,
     smoke,
     squashfs,
     workspace,
@@ -204,7 +205,12 @@ def run_layer(work: Build, runner: layerrun.Runner, item: PlannedLayer) -> Layer
 def finish_image(work: Build) -> None:
     with work.step("finish", "finish"):
         work.assembly.complete()
-        finish.finish(work.plan, work.assembly.runtime.rootfs(CONTAINER), work.workspace.state)
+        rootfs, plan = work.assembly.runtime.rootfs(CONTAINER), work.plan
+        finish.finish(plan, rootfs, work.workspace.state)
+        with files.Log(work.logs / "90-finish.log") as log:
+            log.writelines(
+                f"{line}\n" for line in scrub.scrub(rootfs, plan.base.epoch, work.assembly.baseline)
+            )
 
 
 def export(work: Build) -> Path:
