@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -44,6 +44,11 @@ class Assembly(Protocol):
         """What the base had, once it is there."""
         ...
 
+    @property
+    def trees(self) -> Sequence[Baseline]:
+        """What the base and each layer have of their own, lowest first; none where they share one tree."""
+        ...
+
     def base(self, wanted: Wanted, make: Callable[[str], None], step: Step) -> None:
         """Have the base there; `make` makes it as the container that it is given."""
         ...
@@ -67,6 +72,7 @@ class Flat:
     def __init__(self, runtime: Runtime, private: Workspace) -> None:
         self.runtime, self._workspace = runtime, private
         self.baseline: Baseline = baseline.nothing
+        self.trees: Sequence[Baseline] = ()
 
     def base(self, wanted: Wanted, make: Callable[[str], None], step: Step) -> None:
         make(CONTAINER)
@@ -101,7 +107,11 @@ class Stacked:
 
     @property
     def baseline(self) -> Baseline:
-        return baseline.of_tree(self._store.local.tree(self.entries[0]))
+        return self.trees[0]
+
+    @property
+    def trees(self) -> Sequence[Baseline]:
+        return [baseline.of_tree(self._store.local.tree(entry)) for entry in self.entries]
 
     def base(self, wanted: Wanted, make: Callable[[str], None], step: Step) -> None:
         def made() -> Made:

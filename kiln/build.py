@@ -17,6 +17,7 @@ from typing import Any
 from kiln import (
     __version__,
     assembly,
+    audit,
     bases,
     files,
     finish,
@@ -33,8 +34,9 @@ from kiln.assembly import CONTAINER, Assembly
 from kiln.context import Context
 from kiln.errors import SmokeFailure, UsageError
 from kiln.manifest import Manifest
+from kiln.origin import Origins
 from kiln.plan import Anew, Plan, PlannedLayer, Setting
-from kiln.record import LayerRecord, Record, SmokeResult
+from kiln.record import Finding, LayerRecord, Record, SmokeResult
 from kiln.runtime import choice, gpu
 from kiln.runtime.contract import Output, Runtime
 from kiln.ui import Step, size_text
@@ -153,8 +155,9 @@ def build(context: Context, name: str, options: Options) -> Outcome:
         layers = run_layers(work)
         finish_image(work)
         exported = export(work)
+        findings = audit_image(work, exported)
         results = run_smoke(work, exported, context.runtime(private, options.runtime))
-        record = describe(work, layers, exported, results, time.monotonic() - started)
+        record = describe(work, layers, exported, results, findings, time.monotonic() - started)
         published, channel = publish_image(work, exported, record)
     return Outcome(published, channel, context.store.image(name, published.version), logs)
 
@@ -224,6 +227,31 @@ def export(work: Build) -> Path:
     return target
 
 
+def audit_image(work: Build, exported: Path) -> tuple[Finding, ...]:
+    """What the exported file holds that a person should know of; raises `AuditError` for what it must not."""
+    context, manifest, tree = work.context, work.plan.manifest, work.assembly
+    with work.step("audit", "audit") as step:
+        against = audit.Audit(
+            base=tree.baseline,
+            names=audit.left_names(work.workspace.state / "identity"),
+            builder=audit.builder(context.environ),
+            origins=Origins(
+                context.manifests / f"{manifest.name}.yaml",
+                [item.title for item in work.plan.layers],
+                tree.trees,
+            ),
+            allow_setuid=frozenset(manifest.allow_setuid),
+        )
+        findings = against.findings(exported, work.workspace.state, context.host_env())
+        if work.keep and audit.errors(findings):
+            layerrun.keep(context.site.work, work.workspace, manifest.name, len(work.plan.layers))
+        audit.check(manifest.name, findings)
+        step.outcome = f"{len(findings)} warnings" if findings else ""
+    for line in audit.lines(findings):
+        context.ui.warn(line)
+    return findings
+
+
 def run_smoke(work: Build, exported: Path, runtime: Runtime) -> tuple[SmokeResult, ...]:
     """Test the exported file as a user would start it, beside the namespace in which it was made."""
     tests, context = work.plan.manifest.smoke, work.context
@@ -250,6 +278,7 @@ def describe(
     layers: tuple[LayerRecord, ...],
     exported: Path,
     results: tuple[SmokeResult, ...],
+    findings: tuple[Finding, ...],
     seconds: float,
 ) -> Record:
     """The record, but for what `publish` decides: the version and the file's name."""
@@ -278,6 +307,7 @@ def describe(
         layers=layers,
         steps=dict(work.seconds),
         smoke=results,
+        findings=findings,
     )
 
 

@@ -93,6 +93,12 @@ class BusyError(KilnError):
     meaning = "somebody else holds what is needed, for longer than the limit"
 
 
+class AuditError(KilnError):
+    id = "audit"
+    exit_code = 15
+    meaning = "the finished image, or what a layer left, holds what doesn't belong into an image"
+
+
 class Interrupted(KilnError):
     """SIGINT, SIGTERM or SIGHUP arrived: `signal_number` decides the exit code, 128 + n."""
 

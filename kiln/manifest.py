@@ -231,6 +231,11 @@ class Manifest(Model):
     layers: Layers = Field(default=(), description="The steps that make the image, in order.")
     smoke: tuple[Smoke, ...] = Field(default=(), description="How the finished image is tested, in order.")
 
+    allow_setuid: tuple[ImagePath, ...] = Field(
+        default=(),
+        description="Files with a setuid or setgid bit that layers may add; any other stops the build.",
+    )
+
     _folder: Path = PrivateAttr(default=Path())
 
     @property

@@ -15,6 +15,7 @@ from typing import Any
 from kiln.errors import StoreError
 
 FORMAT = 1
+ERROR, WARNING = "error", "warning"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,20 @@ class SmokeResult:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """Something that the audit found in an image: `severity` is error or warning.
+
+    `remedy` says what to change, `place` which layer left it, with its line of the manifest, where known.
+    """
+
+    severity: str
+    path: str
+    cause: str
+    remedy: str = ""
+    place: str = ""
+
+
+@dataclass(frozen=True)
 class Record:
     """What is known of one image. Times are ISO 8601 in UTC, sizes bytes, digests `sha256:<hex>`.
 
@@ -72,6 +87,7 @@ class Record:
     layers: tuple[LayerRecord, ...] = ()
     steps: Mapping[str, float] = field(default_factory=dict)
     smoke: tuple[SmokeResult, ...] = ()
+    findings: tuple[Finding, ...] = ()
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -102,11 +118,14 @@ def read(path: Path) -> Record:
             SmokeResult(**{**_known(SmokeResult, item), "args": tuple(item["args"])})
             for item in data.get("smoke", ())
         )
+        values["findings"] = tuple(Finding(**_known(Finding, item)) for item in data.get("findings", ()))
         return Record(**values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} can't be read as a record: {error}", f"look at it: less {path}") from error
 
 
-def _known(model: type[Record | LayerRecord | SmokeResult], data: Mapping[str, Any]) -> dict[str, Any]:
+def _known(
+    model: type[Record | LayerRecord | SmokeResult | Finding], data: Mapping[str, Any]
+) -> dict[str, Any]:
     names = {item.name for item in fields(model)}
     return {name: value for name, value in data.items() if name in names}
