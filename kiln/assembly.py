@@ -23,7 +23,8 @@ from kiln.layers.store import LayerStore, Wanted, age
 from kiln.plan import Plan, PlannedLayer
 from kiln.runtime import namespace
 from kiln.runtime.contract import Runtime
-from kiln.runtime.namespace import Namespace
+from kiln.runtime.namespace import Namespace, Space
+from kiln.search import Changed
 from kiln.ui import Step
 from kiln.workspace import Workspace
 
@@ -38,6 +39,12 @@ class Assembly(Protocol):
     """A tree in the making: the container `CONTAINER` of `runtime`."""
 
     runtime: Runtime
+    space: Space
+
+    @property
+    def changed(self) -> Changed:
+        """Where to find what all layers, and `complete`, have changed."""
+        ...
 
     @property
     def baseline(self) -> Baseline:
@@ -73,10 +80,20 @@ class Flat:
         self.runtime, self._workspace = runtime, private
         self.baseline: Baseline = baseline.nothing
         self.trees: Sequence[Baseline] = ()
+        self.space: Space = namespace.HOST
+
+    @property
+    def changed(self) -> Changed:
+        return Changed((self.runtime.rootfs(CONTAINER),), self._base_made)
+
+    @property
+    def _base_made(self) -> Path:
+        return self._workspace.stack / "base-made"
 
     def base(self, wanted: Wanted, make: Callable[[str], None], step: Step) -> None:
         make(CONTAINER)
         self.baseline = baseline.snapshot(self.runtime.rootfs(CONTAINER))
+        self._base_made.touch()
         layerrun.save_identity(self.runtime.rootfs(CONTAINER), self._workspace.state)
 
     def layer(self, item: PlannedLayer, run: Callable[[], None], log: Path, step: Step) -> Entry | None:
@@ -102,8 +119,15 @@ class Stacked:
         leases: contextlib.ExitStack,
     ) -> None:
         self.runtime, self._outside = inside, outside
-        self._store, self._space, self._workspace, self._leases = store, space, private, leases
+        self._store, self._workspace, self._leases = store, private, leases
+        self.space: Space = space
+        self._space = space
         self.entries: list[Entry] = []
+
+    @property
+    def changed(self) -> Changed:
+        trees = [self._store.local.tree(entry) for entry in self.entries[1:]]
+        return Changed((*trees, self._workspace.upper), None, self.space)
 
     @property
     def baseline(self) -> Baseline:

@@ -34,12 +34,18 @@ class Audit:
     origins: Origins
     allow_setuid: frozenset[str]
 
-    def findings(self, image: Path, private: Path, env: Mapping[str, str]) -> tuple[Finding, ...]:
-        """What the rules find in the file `image`; `private` is a folder for what is read of it."""
+    def findings(
+        self, image: Path, private: Path, env: Mapping[str, str], traces: Iterable[Finding] = ()
+    ) -> tuple[Finding, ...]:
+        """What the rules find in the file `image`, and those of `traces` that are in it.
+
+        `private` is a folder for what is read of it.
+        """
         found = listing.of(image, env)
         texts = listing.read(image, imagerules.wanted(found), private, env)
         judged = Image(found, texts, self.base, self.names, self.builder, self.allow_setuid)
-        return self.told(imagerules.judge(judged))
+        there = (each for each in traces if each.path in found.entries)
+        return self.told((*imagerules.judge(judged), *there))
 
     def told(self, findings: Iterable[Finding]) -> tuple[Finding, ...]:
         """Findings with their places, errors first, not more of a kind than anybody reads."""

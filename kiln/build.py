@@ -25,6 +25,7 @@ from kiln import (
     preflight,
     publish,
     scrub,
+    sitetraces,
     smoke,
     squashfs,
     workspace,
@@ -153,9 +154,9 @@ def build(context: Context, name: str, options: Options) -> Outcome:
         work = Build(context, made, private, tree, logs, options.keep)
         make_base(work)
         layers = run_layers(work)
-        finish_image(work)
+        traces = finish_image(work)
         exported = export(work)
-        findings = audit_image(work, exported)
+        findings = audit_image(work, exported, traces)
         results = run_smoke(work, exported, context.runtime(private, options.runtime))
         record = describe(work, layers, exported, results, findings, time.monotonic() - started)
         published, channel = publish_image(work, exported, record)
@@ -185,7 +186,14 @@ def run_layers(work: Build) -> tuple[LayerRecord, ...]:
     if not work.plan.uncached:
         work.context.layer_store.remember(work.plan.manifest.name, work.plan.inputs)
     runner = layerrun.Runner(
-        work.context, work.plan, work.workspace, work.assembly.runtime, CONTAINER, work.logs, work.keep
+        work.context,
+        work.plan,
+        work.workspace,
+        work.assembly.runtime,
+        CONTAINER,
+        work.logs,
+        work.keep,
+        work.assembly.space,
     )
     return tuple(run_layer(work, runner, item) for item in work.plan.layers)
 
@@ -205,15 +213,21 @@ def run_layer(work: Build, runner: layerrun.Runner, item: PlannedLayer) -> Layer
     return LayerRecord(item.layer.kind, item.title, seconds, item.wanted.key.digest, made, before is not None)
 
 
-def finish_image(work: Build) -> None:
+def finish_image(work: Build) -> list[Finding]:
+    """Make the tree what the image is to hold; returns what in it tells of the place where it was built."""
+    context, plan = work.context, work.plan
     with work.step("finish", "finish"):
         work.assembly.complete()
-        rootfs, plan = work.assembly.runtime.rootfs(CONTAINER), work.plan
+        rootfs = work.assembly.runtime.rootfs(CONTAINER)
         finish.finish(plan, rootfs, work.workspace.state)
         with files.Log(work.logs / "90-finish.log") as log:
             log.writelines(
                 f"{line}\n" for line in scrub.scrub(rootfs, plan.base.epoch, work.assembly.baseline)
             )
+        own = (context.root, context.site.cache, context.site.work)
+        builder = audit.builder(context.environ)
+        wanted = sitetraces.traces(context.site, plan.manifest.mounts, own, builder)
+        return sitetraces.find(work.assembly.changed, wanted, context.host_env())
 
 
 def export(work: Build) -> Path:
@@ -227,7 +241,7 @@ def export(work: Build) -> Path:
     return target
 
 
-def audit_image(work: Build, exported: Path) -> tuple[Finding, ...]:
+def audit_image(work: Build, exported: Path, traces: list[Finding]) -> tuple[Finding, ...]:
     """What the exported file holds that a person should know of; raises `AuditError` for what it must not."""
     context, manifest, tree = work.context, work.plan.manifest, work.assembly
     with work.step("audit", "audit") as step:
@@ -242,7 +256,7 @@ def audit_image(work: Build, exported: Path) -> tuple[Finding, ...]:
             ),
             allow_setuid=frozenset(manifest.allow_setuid),
         )
-        findings = against.findings(exported, work.workspace.state, context.host_env())
+        findings = against.findings(exported, work.workspace.state, context.host_env(), traces)
         if work.keep and audit.errors(findings):
             layerrun.keep(context.site.work, work.workspace, manifest.name, len(work.plan.layers))
         audit.check(manifest.name, findings)

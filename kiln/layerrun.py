@@ -15,14 +15,29 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from kiln import debootstrap, files, imageedit, imageformat, layercommand, packagecache, workspace
+from kiln import (
+    debootstrap,
+    files,
+    imageedit,
+    imageformat,
+    layercommand,
+    layersecrets,
+    masking,
+    origin,
+    packagecache,
+    search,
+    workspace,
+)
 from kiln.context import Context
-from kiln.errors import KilnError, LayerError, RuntimeFailure, SpaceError
+from kiln.errors import AuditError, KilnError, LayerError, RuntimeFailure, SpaceError
 from kiln.layercommand import INSIDE, LAYER, STATE, TEMPORARY, LayerCommand
+from kiln.layersecrets import Lent
 from kiln.manifest import Mount, RunLayer
 from kiln.plan import Plan, PlannedLayer
-from kiln.run import Result, TimeLimit
+from kiln.run import Result, TimeLimit, host_environment
 from kiln.runtime.contract import Command, Output, Runtime
+from kiln.runtime.namespace import HOST, Space
+from kiln.search import Changed
 from kiln.ui import Step
 from kiln.workspace import Workspace
 
@@ -47,6 +62,7 @@ class Runner:
     container: str
     logs: Path
     keep: bool
+    space: Space = HOST
 
     def run(self, item: PlannedLayer, step: Step) -> None:
         """Raises `LayerError`, `RuntimeFailure` or `SpaceError` when the layer can't be made."""
@@ -54,10 +70,16 @@ class Runner:
         log_path = self.log(item)
         for mark in ("started", "finished"):
             (self.workspace.state / mark).unlink(missing_ok=True)
-        with files.Log(log_path) as log, self._sources():
+        environ, private = self.context.environ, self.workspace.path
+        with (
+            files.Log(log_path) as log,
+            self._sources(),
+            layersecrets.lent(item.layer, environ, private) as lent,
+        ):
+            redact = self.context.redact.and_of(lent.values.values())
             try:
                 result = self.runtime.start(
-                    self.container, self._command(item, made), Output(log, step.line, self.context.redact)
+                    self.container, self._command(item, made, lent), Output(log, step.line, redact)
                 )
             except TimeLimit as error:
                 result = error.result
@@ -65,6 +87,34 @@ class Runner:
             if self.keep:
                 keep(self.context.site.work, self.workspace, self.plan.manifest.name, item.number)
             raise self._failure(item, made, result, log_path)
+        self._refuse_secrets(item, lent.values)
+
+    def _refuse_secrets(self, item: PlannedLayer, values: Mapping[str, str]) -> None:
+        """Raise `AuditError` where the layer left one of its secrets: before anything else has its files."""
+        upper = self.workspace.upper
+        changed = (
+            Changed((upper,), None, self.space)
+            if upper.is_dir()
+            else Changed((self.runtime.rootfs(self.container),), self.workspace.state / "started", self.space)
+        )
+        names = {form: name for name, value in values.items() for form in masking.traces(value)}
+        found = changed.holding(names.keys(), host_environment(self.context.environ), settings=False)
+        if not found:
+            return
+        if self.keep:
+            keep(self.context.site.work, self.workspace, self.plan.manifest.name, item.number)
+        place = origin.layer(
+            self.context.manifests / f"{self.plan.manifest.name}.yaml", item.number, item.title
+        )
+        inside = [(f"/{path.relative_to(changed.folders[0])}", search.which(path, names)) for path in found]
+        raise AuditError(
+            f"{place}, leaves a secret in the image; nothing of this layer was kept",
+            "don't write it to a file that stays: while the layer runs, it is in /run/kiln/secrets",
+            [
+                f"error    {path}: holds {f'the secret {name}' if name else 'a secret'}"
+                for path, name in inside
+            ],
+        )
 
     def _sources(self) -> contextlib.AbstractContextManager[None]:
         suite = self.plan.base.suite
@@ -74,7 +124,7 @@ class Runner:
     def log(self, item: PlannedLayer) -> Path:
         return self.logs / f"{item.number:02}-{item.layer.kind}.log"
 
-    def _command(self, item: PlannedLayer, made: LayerCommand) -> Command:
+    def _command(self, item: PlannedLayer, made: LayerCommand, lent: Lent) -> Command:
         return Command(
             argv=("/bin/sh", f"{INSIDE}/scripts/layer.sh", *made.argv),
             what=f"run layer {item.number}",
@@ -83,10 +133,12 @@ class Runner:
                     self.context, self.plan, self.workspace, self.runtime.rootfs(self.container)
                 ),
                 **made.env,
+                **lent.env,
             },
             mounts=(
                 *build_mounts(self.context, self.plan, self.workspace),
                 *made.mounts,
+                *lent.mounts,
                 *self._package_cache(item),
                 *self._script(item),
             ),

@@ -29,16 +29,15 @@ class Origins:
         """The layer that had the last word at `path`, with its place; '' where that isn't known."""
         for number in reversed(range(len(self.trees))):
             if self.trees[number](path) is not None:
-                return self.layer(number) if number else "the base"
+                return layer(self.manifest, number, self.titles[number - 1]) if number else "the base"
         return ""
 
-    def layer(self, number: int) -> str:
-        """A layer by its number, counted from 1: its title, and its line of the manifest."""
-        lines = layer_lines(self.manifest)
-        where = (
-            f"{shown(self.manifest)}:{lines[number - 1]}" if number <= len(lines) else shown(self.manifest)
-        )
-        return f"layer {number} ({self.titles[number - 1]}), {where}"
+
+def layer(manifest: Path, number: int, title: str) -> str:
+    """A layer by its number, counted from 1, with its line of the manifest."""
+    lines = layer_lines(manifest)
+    where = f"{shown(manifest)}:{lines[number - 1]}" if number <= len(lines) else shown(manifest)
+    return f"layer {number} ({title}), {where}"
 
 
 def layer_lines(manifest: Path) -> list[int]:

@@ -15,7 +15,7 @@ MODULE_LINES, FUNCTION_LINES = 400, 50
 
 # From the lowest up: a module may import from its own row's left, and from rows above it.
 LAYERS = (
-    ("errors", "problems", "check"),
+    ("errors", "problems", "check", "masking"),
     ("run", "files", "ui"),
     (
         "yamltree",
@@ -24,6 +24,7 @@ LAYERS = (
         "expansion",
         "packagenames",
         "sourcefiles",
+        "secretsource",
         "base",
         "steps",
         "manifest",
@@ -45,10 +46,21 @@ LAYERS = (
     ("logins", "listing", "scrub", "origin", "imagerules", "audit"),
     ("registry",),
     ("runtime",),
-    ("layercommand", "layers", "debootstrap", "bases", "plan", "smoke", "publish", "catalog", "startlines"),
-    ("context", "packagecache"),
+    (
+        "search",
+        "layercommand",
+        "layers",
+        "debootstrap",
+        "bases",
+        "plan",
+        "smoke",
+        "publish",
+        "catalog",
+        "startlines",
+    ),
+    ("context", "packagecache", "layersecrets"),
     ("doctor", "preflight", "layerrun", "finish", "garbage"),
-    ("assembly",),
+    ("assembly", "sitetraces"),
     ("build",),
     ("shell", "render"),
     ("tasks",),
