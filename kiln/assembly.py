@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -188,6 +189,8 @@ class Stacked:
             remove_tree(folder)
         for folder in (private.lower, private.overlay_work, private.upper, self._target):
             folder.mkdir(exist_ok=True)
+        # The top folder of an overlay is that of its upper directory.
+        private.upper.chmod(stat.S_IMODE(self._store.local.tree(self.entries[-1]).stat().st_mode))
         for number, entry in enumerate(self.entries):
             (private.lower / str(number)).symlink_to(self._store.local.tree(entry))
         stack = [[entry.kind, entry.key, entry.id] for entry in self.entries]

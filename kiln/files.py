@@ -235,6 +235,15 @@ def _acquire(descriptor: int, path: Path, wait: float, on_wait: Callable[[str], 
         select.select([], [], [], POLL_SECONDS)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder of an image, and those above it that are missing: 0755, whatever the caller's umask."""
+    missing = [place for place in (path, *path.parents) if not place.is_dir()]
+    with translated(path):
+        for place in reversed(missing):
+            place.mkdir()
+            place.chmod(0o755)
+
+
 def free_bytes(path: Path) -> int:
     """Bytes that the caller may still write at `path` or, where it isn't made yet, at its nearest parent."""
     # A folder that may not be looked into isn't told from a missing one.

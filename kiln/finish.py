@@ -63,7 +63,7 @@ def declare(plan: Plan, rootfs: Path) -> None:
             )
         _write(rootfs, "/etc/rc", changed)
     if manifest.workdir:
-        files.inside(rootfs, manifest.workdir, follow_last=True).mkdir(parents=True, exist_ok=True)
+        files.make_folder(files.inside(rootfs, manifest.workdir, follow_last=True))
 
 
 def sweep(plan: Plan, rootfs: Path) -> None:

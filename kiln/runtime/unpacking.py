@@ -34,6 +34,8 @@ def unpack(
     Raises `BaseError` for layers that are damaged or hostile, `SpaceError` on a full disk.
     """
     tree.mkdir(parents=True)
+    # Most images don't say it, and the caller's umask must not.
+    tree.chmod(0o755)
     argv = [sys.executable, "-m", "kiln.registry.unpack", str(tree)]
     for blob, diff_id in zip(blobs, resolved.diff_ids, strict=True):
         argv += [str(blob), diff_id]
