@@ -23,7 +23,8 @@ SMALL: list[object] = [
     {"copy": {"tool": "/usr/local/bin/tool", "data": "/opt/data"}},
     {
         "run": "mkdir -p /var/log/apt /etc/ssh\n"
-        "env > /root/.bash_history; echo $RANDOM > /var/log/apt/term.log; echo $$ > /etc/ssh/ssh_host_rsa_key\n"
+        "env > /root/.bash_history; echo $RANDOM > /var/log/apt/term.log\n"
+        "echo $$ > /etc/ssh/ssh_host_rsa_key\n"
         "ln /opt/data/one /opt/data/two && ln -s one /opt/data/three\n"
         "for each in 3 1 2; do echo $each > /opt/data/$each; done; cp /bin/cat /opt/cat\n"
         "setcap cap_net_raw+ep /opt/cat && touch -d @1900000000 /opt/data/3",
