@@ -256,7 +256,7 @@ def audit_image(work: Build, exported: Path, traces: list[Finding]) -> tuple[Fin
             ),
             allow_setuid=frozenset(manifest.allow_setuid),
         )
-        findings = against.findings(exported, work.workspace.state, context.host_env(), traces)
+        findings = against.findings(exported, work.workspace.path, context.host_env(), traces)
         if work.keep and audit.errors(findings):
             layerrun.keep(context.site.work, work.workspace, manifest.name, len(work.plan.layers))
         audit.check(manifest.name, findings)

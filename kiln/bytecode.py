@@ -13,6 +13,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from kiln import files
+
 FOLDER = "__pycache__"
 HEAD = struct.Struct("<4sIII")
 BY_HASH = 1
@@ -33,7 +35,8 @@ def settle(tree: Path, epoch: int) -> list[str]:
             continue
         for name in sorted(os.listdir(folder)):
             if name.endswith(".pyc") and not _settled(folder, name, epoch):
-                os.unlink(f"{folder}/{name}")
+                with files.writable(Path(folder)):
+                    os.unlink(f"{folder}/{name}")
                 removed.append(os.path.relpath(f"{folder}/{name}", tree))
     return removed
 

@@ -253,6 +253,20 @@ def free_bytes(path: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
+@contextlib.contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """A folder that its owner may write to for the moment."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & 0o300 == 0o300:
+        yield
+        return
+    folder.chmod(mode | 0o700)
+    try:
+        yield
+    finally:
+        folder.chmod(mode)
+
+
 def remove_tree(path: Path) -> None:
     """Remove a tree of the caller's own, whatever the modes in it; a missing one is fine."""
     if path.is_symlink() or not path.is_dir():

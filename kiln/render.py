@@ -191,6 +191,7 @@ def image(console: Console, entry: Entry, channels: dict[str, str], site: Site) 
             ("built", f"{record.built} by Kiln {record.kiln} with {record.runtime}"),
             *(("env", f"{name}={value}") for name, value in record.env.items()),
             *((f"layer {number}", layer.title) for number, layer in enumerate(record.layers, 1)),
+            *((each.severity, f"{each.path}: {each.cause}") for each in record.findings),
         ],
     )
     smoke(console, record.smoke)

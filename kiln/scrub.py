@@ -120,7 +120,7 @@ def _remove(tree: Path, category: Category, base: Baseline) -> Iterator[str]:
             name = f"/{path.relative_to(tree)}"
             if category.spares_base and base(name) is not None:
                 continue
-            with _writable(path.parent):
+            with files.writable(path.parent):
                 files.remove_tree(path)
             yield f"{name}: {category.reason}"
 
@@ -147,20 +147,6 @@ def _names(tree: Path, place: str, part: str) -> list[str]:
         return sorted(name for name in os.listdir(folder) if fnmatchcase(name, part))
     except (OSError, StoreError):  # none, not a folder, or links in a circle
         return []
-
-
-@contextlib.contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    """A folder that its owner may write to for the moment."""
-    mode = stat.S_IMODE(folder.stat().st_mode)
-    if mode & 0o300 == 0o300:
-        yield
-        return
-    folder.chmod(mode | 0o700)
-    try:
-        yield
-    finally:
-        folder.chmod(mode)
 
 
 def _empty_machine_id(tree: Path) -> list[str]:

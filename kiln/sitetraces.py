@@ -6,13 +6,12 @@ proxy, certificates and indexes while it runs; none of that works where the imag
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kiln import masking, search
+from kiln import baseline, masking, search
 from kiln.imagerules import KILNS_OWN, Builder
 from kiln.layerrun import CA_INSIDE
 from kiln.manifest import Mount
@@ -115,5 +114,6 @@ def _on_top(changed: Changed, hits: Sequence[Path]) -> Iterator[tuple[Path, str]
     for path in hits:
         number = next(n for n, folder in enumerate(changed.folders) if path.is_relative_to(folder))
         inside = path.relative_to(changed.folders[number])
-        if not any(os.path.lexists(above / inside) for above in changed.folders[number + 1 :]):
+        above = changed.folders[number + 1 :]
+        if all(baseline.of_tree(folder)(f"/{inside}") is None for folder in above):
             yield path, f"/{inside}"

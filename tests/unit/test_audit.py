@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import stat
 import time
@@ -10,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from kiln import audit, imagerules, logins
+from kiln import audit, imagerules, logins, record
 from kiln.audit import Audit
 from kiln.baseline import Baseline, Seen, nothing, of_tree, snapshot
 from kiln.errors import AuditError
@@ -20,6 +22,7 @@ from kiln.origin import Origins, layer_lines
 from kiln.record import ERROR, WARNING, Finding
 from kiln.run import host_environment, run
 from kiln.squashfs import arguments
+from tests.unit.conftest import RECORD
 
 PASSWD = "root:x:0:0:root:/root:/bin/bash\nalice:x:1000:1000::/home/alice:/bin/bash\n"
 GROUP = "root:x:0:\nalice:x:1000:\n"
@@ -267,6 +270,16 @@ def test_a_real_image_is_audited_and_told(tmp_path: Path, origins: Origins) -> N
     assert f"left by layer 2 (run echo), {origins.manifest}:8" in "\n".join(caught.value.details)
     assert caught.value.details[0].startswith("error    /root/.netrc: logins of hosts")
     audit.check("x", [each for each in found if each.severity == WARNING])
+
+
+def test_findings_are_kept_in_the_record(tmp_path: Path) -> None:
+    finding = Finding(WARNING, "/root/.ssh/known_hosts", "it names people or hosts", "rm it", "layer 2")
+    written = dataclasses.replace(RECORD, findings=(finding,))
+    (tmp_path / "x.json").write_text(written.to_json())
+    assert record.read(tmp_path / "x.json") == written
+    older = {name: value for name, value in json.loads(written.to_json()).items() if name != "findings"}
+    (tmp_path / "old.json").write_text(json.dumps(older))
+    assert record.read(tmp_path / "old.json") == RECORD
 
 
 def test_many_of_a_kind_are_told_in_part(origins: Origins) -> None:

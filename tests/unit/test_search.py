@@ -13,6 +13,7 @@ from kiln.fields import Mount
 from kiln.imagerules import Builder
 from kiln.record import ERROR, WARNING
 from kiln.run import host_environment
+from kiln.runtime import namespace
 from kiln.search import Changed
 from kiln.site import Indexes, Proxies, Site
 
@@ -39,6 +40,16 @@ def test_needles_are_found_as_they_are_in_text_and_bytes(tmp_path: Path) -> None
     changed = Changed([tmp_path / "a", tmp_path / "b", tmp_path / "none"])
     assert changed.holding([NEEDLE, b"nothing"], ENV, settings=False) == sorted(hits)
     assert changed.holding([], ENV, settings=False) == []
+
+
+def test_files_are_found_in_a_namespace_whatever_their_modes(tmp_path: Path) -> None:
+    closed = put(tmp_path, "folder/closed", NEEDLE)
+    closed.chmod(0)
+    closed.parent.chmod(0)
+    with namespace.opened(ENV) as space:
+        found = Changed([tmp_path], None, space).holding([NEEDLE], ENV, settings=False)
+    closed.parent.chmod(0o700)
+    assert found == [closed]
 
 
 def test_settings_are_small_and_not_compiled(tmp_path: Path) -> None:
