@@ -193,12 +193,15 @@ def modes(image: Image) -> Iterator[Finding]:
             yield Finding(
                 ERROR, entry.path, "nobody may read it (mode 0000)", f"chmod or remove it: {entry.path}"
             )
-        elif entry.mode & ANYBODY_WRITES and _private(entry) and not image.had_mode(entry):
+        elif entry.mode & ANYBODY_WRITES and _private(image, entry) and not image.had_mode(entry):
             cause = f"anybody may write to it ({entry.mode:04o})"
             yield Finding(ERROR, entry.path, cause, f"chmod o-w {entry.path}")
 
 
-def _private(entry: Entry) -> bool:
+def _private(image: Image, entry: Entry) -> bool:
+    if entry.path.endswith("/.lock") and not entry.size:
+        # uv leaves one in each environment, open to all on purpose.
+        return entry.path.removesuffix(".lock") + "pyvenv.cfg" not in image.listing.entries
     temporary = any(entry.path == top or entry.path.startswith(f"{top}/") for top in TEMPORARY)
     return not temporary and not (entry.kind == FOLDER and entry.mode & STICKY)
 

@@ -43,6 +43,8 @@ else
     if [ $# -gt 0 ]; then
         "$uv" pip install --python "$venv/bin/python" "$@"
     fi
+    # Only this uv had a use for it, and anybody may write to it.
+    rm -f "$venv/.lock"
     # Nothing in it may lead to what is mounted for this step alone.
     if grep -rlIs /run/kiln "$venv/pyvenv.cfg" "$venv/bin" || find "$venv" -lname '/run/kiln/*' | grep .; then
         echo "kiln: the environment $venv points to Kiln's own mounts (see the files above)" >&2

@@ -142,6 +142,9 @@ def test_what_anybody_may_write_and_nobody_may_read() -> None:
     open_file, sticky = file("/opt/x", mode=0o666), folder("/opt/drop", 0o1777)
     found = image(open_folder, closed, open_file, sticky, file("/tmp/x", mode=0o666))
     assert errors(found) == ["/opt/data", "/opt/closed", "/opt/x"]
+    uvs = image(file("/opt/venv/.lock", 0, 0o666), texts={"/opt/venv/pyvenv.cfg": ""})
+    assert errors(uvs) == []
+    assert errors(image(file("/opt/.lock", 0, 0o666))) == ["/opt/.lock"]
     of_base = base(open_folder, closed, open_file)
     assert errors(image(open_folder, closed, open_file, base=of_base)) == []
 
