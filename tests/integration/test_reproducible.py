@@ -16,6 +16,7 @@ from tests.integration.namespaces import AS_USER, on_overlay
 from tests.integration.points import later
 from tests.integration.project import Project
 from tests.integration.proxy import Proxy
+from tests.integration.test_bases import oci_layout, tar_of
 
 DAY = 86_400
 NAME = "same"
@@ -89,6 +90,16 @@ def test_another_build_gives_the_same_bytes(
     project = projects.make(tmp_path / "a longer name, elsewhere", small_base)
     files(project)
     assert_equal(first, built(project, SMALL, within))
+
+
+def test_where_an_archive_lies_is_no_part_of_an_image(tmp_path: Path, small_tree: Path) -> None:
+    images = []
+    for name, within in (("one", []), ("two elsewhere", umask("077"))):
+        project = projects.make(tmp_path / name, small_tree)
+        oci_layout(project.root / "manifests/layout", (tar_of(small_tree),))
+        images.append(built(project, [{"run": "true"}], within, base="oci:layout"))
+    assert trees.content(images[0], "/etc/rc").startswith("# enroot-provenance: oci:layout\n")
+    assert_equal(*images)
 
 
 def test_one_tree_and_the_layer_store_give_the_same_files(
