@@ -64,7 +64,8 @@ def _addresses(site: Site) -> Iterator[tuple[bytes, Trace]]:
         *(("the site's mirror", registry.mirror, True) for registry in site.registries.values()),
     ]
     for what, url, with_path in addresses:
-        parts = urlsplit(url)
+        # The environment may have a proxy without its scheme.
+        parts = urlsplit(url if "//" in url else f"//{url}")
         host = parts.netloc.rpartition("@")[2]
         if host and parts.hostname not in PUBLIC:
             # What this machine itself answers at is also in examples and documents.

@@ -113,6 +113,8 @@ def test_a_sites_bytes_are_looked_for_and_everybodys_are_not() -> None:
         "/home/bob/kiln/": WARNING,
     }
     assert not [needle for needle in severities if "pypi.org" in needle]
+    bare = SITE.model_copy(update={"proxies": Proxies.model_construct(http="proxy.site:3128")})
+    assert b"proxy.site:3128" in sitetraces.traces(bare, [], [], BUILDER)
     assert "dgx-17" not in severities  # too short to tell
 
 
