@@ -221,9 +221,8 @@ def finish_image(work: Build) -> list[Finding]:
         rootfs = work.assembly.runtime.rootfs(CONTAINER)
         finish.finish(plan, rootfs, work.workspace.state)
         with files.Log(work.logs / "90-finish.log") as log:
-            log.writelines(
-                f"{line}\n" for line in scrub.scrub(rootfs, plan.base.epoch, work.assembly.baseline)
-            )
+            for line in scrub.scrub(rootfs, plan.base.epoch, work.assembly.baseline):
+                log.write(f"{line}\n")
         own = (context.root, context.site.cache, context.site.work)
         builder = audit.builder(context.environ)
         wanted = sitetraces.traces(context.site, plan.manifest.mounts, own, builder)
@@ -260,9 +259,9 @@ def audit_image(work: Build, exported: Path, traces: list[Finding]) -> tuple[Fin
         if work.keep and audit.errors(findings):
             layerrun.keep(context.site.work, work.workspace, manifest.name, len(work.plan.layers))
         audit.check(manifest.name, findings)
-        step.outcome = f"{len(findings)} warnings" if findings else ""
-    for line in audit.lines(findings):
-        context.ui.warn(line)
+        step.outcome = f"{len(findings)} to look at" if findings else "nothing found"
+    for each in findings:
+        context.ui.warn(f"{each.path}: {each.cause}" + (f" (left by {each.place})" if each.place else ""))
     return findings
 
 

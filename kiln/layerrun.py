@@ -70,11 +70,10 @@ class Runner:
         log_path = self.log(item)
         for mark in ("started", "finished"):
             (self.workspace.state / mark).unlink(missing_ok=True)
-        environ, private = self.context.environ, self.workspace.path
         with (
             files.Log(log_path) as log,
             self._sources(),
-            layersecrets.lent(item.layer, environ, private) as lent,
+            layersecrets.lent(item.layer, self.context.environ, self.workspace) as lent,
         ):
             redact = self.context.redact.and_of(lent.values.values())
             try:

@@ -17,6 +17,7 @@ from kiln.layercommand import INSIDE
 from kiln.manifest import Layer, Mount
 from kiln.plan import PlannedLayer
 from kiln.secretsource import Secret
+from kiln.workspace import Workspace
 
 FOLDER = "secrets"
 LARGEST = 1 << 20
@@ -92,13 +93,16 @@ def _of_file(name: str, secret: Secret, environ: Mapping[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def lent(layer: Layer, environ: Mapping[str, str], private: Path) -> Iterator[Lent]:
-    """The layer's secrets, there until the block ends. Raises `UsageError` for one that is missing."""
+def lent(layer: Layer, environ: Mapping[str, str], private: Workspace) -> Iterator[Lent]:
+    """The layer's secrets, there until the block ends. Raises `UsageError` for one that is missing.
+
+    The container's /tmp is emptied then, for the next layer would see what this one left in it.
+    """
     secrets = declared(layer)
     if not secrets:
         yield Lent()
         return
-    folder = private / FOLDER
+    folder = private.path / FOLDER
     values = {name: read(name, secret, environ) for name, secret in secrets.items()}
     mounts, env = [], {}
     try:
@@ -113,3 +117,5 @@ def lent(layer: Layer, environ: Mapping[str, str], private: Path) -> Iterator[Le
         yield Lent(tuple(mounts), env, values)
     finally:
         files.remove_tree(folder)
+        for path in private.scratch.iterdir():
+            files.remove_tree(path)

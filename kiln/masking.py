@@ -36,9 +36,10 @@ def masks(values: Iterable[str]) -> tuple[str, ...]:
 def traces(value: str) -> frozenset[bytes]:
     """What tells that a file holds the secret; none of it stands in files that have nothing to do with it."""
     whole = value.strip()
-    pieces = {piece for piece in _pieces(value) if piece in (value, whole) or _TELLING.search(piece)}
-    pieces |= {piece for piece in _named(value) if len(piece) >= SHORTEST_LINE}
-    forms = {form for piece in pieces if "\n" not in piece for form in _forms(piece)}
+    lines = {piece for piece in _pieces(value) if "\n" not in piece}
+    named = {piece for piece in _named(value) if len(piece) >= SHORTEST_LINE}
+    telling = {piece for piece in lines if piece == whole or _TELLING.search(piece)} | named
+    forms = {form for piece in telling or lines for form in _forms(piece)}
     return frozenset(form.encode("utf-8", "surrogateescape") for form in forms if len(form) >= SHORTEST_LINE)
 
 

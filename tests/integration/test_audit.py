@@ -131,9 +131,9 @@ while IFS= read -r -n 1 letter; do [ -z "$letter" ] || printf %02x "'$letter"; d
 cat "$NETRC"
 ls -l /run/kiln/secrets
 ( echo x > /run/kiln/secrets/hf ) 2>/dev/null && exit 9
-env | sort > /dev/null
+cp /run/kiln/secrets/hf /tmp/copy; cp /run/kiln/secrets/hf "$TMPDIR/copy"
 """
-GONE = '[ ! -e /run/kiln/secrets ] && [ -z "${HF_TOKEN-}" ]'
+GONE = '[ ! -e /run/kiln/secrets ] && [ ! -e /tmp/copy ] && [ ! -e "$TMPDIR/copy" ] && [ -z "${HF_TOKEN-}" ]'
 SECRETS: dict[str, Any] = {
     "hf": {"env": "HF_TOKEN", "variable": "HF_TOKEN"},
     "netrc": {"file": "~/.netrc", "variable": "NETRC"},

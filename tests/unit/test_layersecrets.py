@@ -16,6 +16,7 @@ from kiln.layers.store import Lookup, Wanted
 from kiln.manifest import Manifest, RunLayer
 from kiln.plan import PlannedLayer
 from kiln.secretsource import Secret
+from kiln.workspace import Workspace
 
 TOKEN = "hf_0123456789abcdef"
 
@@ -29,6 +30,12 @@ def loaded(tmp_path: Path, **layer: Any) -> Manifest:
     }
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(data))
     return manifest.load(tmp_path / "x.yaml")
+
+
+def workspace(tmp_path: Path) -> Workspace:
+    private = Workspace(tmp_path / "private")
+    private.scratch.mkdir(parents=True)
+    return private
 
 
 def layer(**secrets: Secret) -> RunLayer:
@@ -73,9 +80,9 @@ def test_a_layer_gets_files_of_its_own_and_variables_that_were_asked_for(tmp_pat
         netrc=Secret(file="~/.netrc", variable="NETRC"),
         quiet=Secret(env="HF_TOKEN"),
     )
-    private = tmp_path / "private"
-    private.mkdir()
+    private = workspace(tmp_path)
     with layersecrets.lent(wanted, environ, private) as lent:
+        (private.scratch / "copy").write_text(TOKEN)
         assert lent.env == {"HF_TOKEN": TOKEN, "NETRC": "/run/kiln/secrets/netrc"}
         assert [mount.target for mount in lent.mounts] == [
             f"/run/kiln/secrets/{name}" for name in ("hf", "netrc", "quiet")
@@ -88,7 +95,7 @@ def test_a_layer_gets_files_of_its_own_and_variables_that_were_asked_for(tmp_pat
         ]
         assert {stat.S_IMODE(mount.source.stat().st_mode) for mount in lent.mounts} == {0o600}
         assert TOKEN not in repr(lent)
-    assert list(private.iterdir()) == []
+    assert [path.name for path in private.path.rglob("*")] == ["scratch"]
 
 
 def test_nothing_stays_when_a_layer_fails(tmp_path: Path) -> None:

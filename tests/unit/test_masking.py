@@ -108,6 +108,10 @@ def test_traces_leave_out_what_stands_in_other_files_too() -> None:
     assert all(len(trace) >= masking.SHORTEST_LINE for trace in found)
 
 
+def test_a_text_without_anything_telling_is_looked_for_by_its_lines() -> None:
+    assert b"correct horse battery" in masking.traces("correct horse battery\nstaple and so on\n")
+
+
 def test_a_short_password_is_masked_as_it_is_alone() -> None:
     assert masking.masks(["abc"]) == ("abc",)
 
