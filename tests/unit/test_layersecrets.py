@@ -99,12 +99,10 @@ def test_a_layer_gets_files_of_its_own_and_variables_that_were_asked_for(tmp_pat
 
 
 def test_nothing_stays_when_a_layer_fails(tmp_path: Path) -> None:
-    with (
-        pytest.raises(ZeroDivisionError),
-        layersecrets.lent(layer(a=Secret(env="T")), {"T": TOKEN}, tmp_path),
-    ):
+    wanted, private = layer(a=Secret(env="T")), workspace(tmp_path)
+    with pytest.raises(ZeroDivisionError), layersecrets.lent(wanted, {"T": TOKEN}, private):
         raise ZeroDivisionError
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in private.path.rglob("*")] == ["scratch"]
 
 
 @pytest.mark.parametrize(
