@@ -44,19 +44,23 @@ def traces(
 ) -> dict[bytes, Trace]:
     """The bytes to look for, the most telling first. `places` are Kiln's own folders on this machine."""
     found: dict[bytes, Trace] = {}
-    everything = (*_addresses(site), *_kilns(), *_machine([*site.mounts, *mounts], places, builder))
-    for text, trace in sorted(everything, key=lambda each: (each[1].severity != ERROR, -len(each[0]))):
+    rest = (*_addresses(site), *_kilns(), *_machine([*site.mounts, *mounts], places, builder))
+    in_order = sorted(rest, key=lambda each: (each[1].severity != ERROR, -len(each[0])))
+    for text, trace in (*_passwords(site), *in_order):
         if len(text) >= SHORTEST:
             found.setdefault(text, trace)
     return found
 
 
-def _addresses(site: Site) -> Iterator[tuple[bytes, Trace]]:
+def _passwords(site: Site) -> Iterator[tuple[bytes, Trace]]:
     for secret in site.secrets():
         trace = Trace(
             "a password of the site's", ERROR, "take it out: layers get the site's settings by themselves"
         )
         yield from ((form, trace) for form in masking.traces(secret))
+
+
+def _addresses(site: Site) -> Iterator[tuple[bytes, Trace]]:
     addresses = [
         *(("the site's proxy", url, False) for url in (site.proxies.http, site.proxies.https)),
         *(("the site's package index", url, True) for url in (site.indexes.pip, *site.indexes.extra)),

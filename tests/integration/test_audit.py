@@ -102,10 +102,8 @@ def test_what_a_manifest_allows_and_what_only_warns_is_published_and_on_record(p
     record = project.build("x")
     [finding] = record.findings
     assert (finding.severity, finding.path) == ("warning", "/root/.ssh/known_hosts")
-    assert (
-        finding.place
-        == f"layer 2 (run mkdir /root/.ssh && echo host > /r…), manifests/x.yaml:{line_of(project, 2)}"
-    )
+    assert finding.place.startswith("layer 2 (run mkdir /root/.ssh && echo host")
+    assert finding.place.endswith(f"manifests/x.yaml:{line_of(project, 2)}")
     # The shell's own history is taken out, as anybody would wish.
     assert "/root/.bash_history" not in trees.listing(project.store.image("x", record.version))
     assert "/root/.bash_history: what was typed" in project.log("x-*/90-finish.log")
