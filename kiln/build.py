@@ -15,6 +15,7 @@ from typing import Any
 
 from kiln import (
     assembly,
+    audit,
     bases,
     drivergate,
     files,
@@ -24,6 +25,8 @@ from kiln import (
     preflight,
     provenance,
     publish,
+    scrub,
+    sitetraces,
     smoke,
     squashfs,
     workspace,
@@ -35,9 +38,10 @@ from kiln.context import Context
 from kiln.errors import SmokeFailure, UsageError
 from kiln.invocation import Invocation
 from kiln.manifest import Manifest
+from kiln.origin import Origins
 from kiln.plan import Anew, Plan, PlannedLayer, Setting
 from kiln.provenance import Contents
-from kiln.record import LayerRecord, PackageChange, Record, SmokeResult, package_changes
+from kiln.record import Finding, LayerRecord, PackageChange, Record, SmokeResult, package_changes
 from kiln.runtime import choice, gpu
 from kiln.runtime.contract import Output, Runtime
 from kiln.ui import Step, size_text
@@ -163,11 +167,12 @@ def build(context: Context, name: str, options: Options) -> Outcome:
         work = Build(context, made, came, private, tree, logs, options.keep)
         make_base(work)
         layers = run_layers(work)
-        contents = finish_image(work)
+        contents, traces = finish_image(work)
         exported = export(work)
+        findings = audit_image(work, exported, traces)
         tester = context.runtime(private, options.runtime)
         results = () if options.trial else run_smoke(work, exported, tester)
-        record = describe(work, layers, contents, exported, results, time.monotonic() - started)
+        record = describe(work, layers, contents, exported, results, findings, time.monotonic() - started)
         published, channel = publish_image(work, exported, record, sign)
     return Outcome(published, channel, context.store.image(name, published.version), logs)
 
@@ -203,6 +208,7 @@ def run_layers(work: Build) -> tuple[LayerRecord, ...]:
         work.logs,
         work.keep,
         work.assembly.bottom,
+        work.assembly.space,
     )
     return tuple(run_layer(work, runner, item) for item in work.plan.layers)
 
@@ -226,20 +232,32 @@ def run_layer(work: Build, runner: layerrun.Runner, item: PlannedLayer) -> Layer
     return LayerRecord(item.layer.kind, item.title, seconds, key, made, before is not None, found)
 
 
-def finish_image(work: Build) -> Contents:
+def finish_image(work: Build) -> tuple[Contents, list[Finding]]:
+    """Make the tree what the image is to hold; returns that, and what in it tells of the build's place."""
+    context, plan = work.context, work.plan
     with work.step("finish", "finish"):
         work.assembly.complete()
-        runtime = work.assembly.runtime
-        rootfs = runtime.rootfs(CONTAINER)
-        finish.finish(work.plan, rootfs, work.workspace.state)
-        contents = provenance.look(rootfs)
-        problems = contents.inventory.problems
-        if problems:
-            more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
-            work.context.ui.warn(f"{problems[0]}{more}: it is not among the packages on record")
-        came, tools = work.invocation, work.invocation.tools(title(runtime))
-        provenance.write(rootfs, work.plan, contents.inventory, tools, came.commit, came.lock)
-        return contents
+        rootfs = work.assembly.runtime.rootfs(CONTAINER)
+        finish.finish(plan, rootfs, work.workspace.state)
+        with files.Log(work.logs / "90-finish.log") as log:
+            for line in scrub.scrub(rootfs, plan.base.epoch, work.assembly.baseline):
+                log.write(f"{line}\n")
+        contents = write_provenance(work, rootfs)
+        own = (context.root, context.site.cache, context.site.work)
+        builder = audit.builder(context.environ)
+        wanted = sitetraces.traces(context.site, plan.manifest.mounts, own, builder)
+        return contents, sitetraces.find(work.assembly.changed, wanted, context.host_env())
+
+
+def write_provenance(work: Build, rootfs: Path) -> Contents:
+    contents = provenance.look(rootfs)
+    problems = contents.inventory.problems
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
+        work.context.ui.warn(f"{problems[0]}{more}: it is not among the packages on record")
+    came, tools = work.invocation, work.invocation.tools(title(work.assembly.runtime))
+    provenance.write(rootfs, work.plan, contents.inventory, tools, came.commit, came.lock)
+    return contents
 
 
 def title(runtime: Runtime) -> str:
@@ -256,6 +274,31 @@ def export(work: Build) -> Path:
     # Its space is wanted for the container that is tested.
     work.assembly.release()
     return target
+
+
+def audit_image(work: Build, exported: Path, traces: list[Finding]) -> tuple[Finding, ...]:
+    """What the exported file holds that a person should know of; raises `AuditError` for what it must not."""
+    context, manifest, tree = work.context, work.plan.manifest, work.assembly
+    with work.step("audit", "audit") as step:
+        against = audit.Audit(
+            base=tree.baseline,
+            names=audit.left_names(work.workspace.state / "identity"),
+            builder=audit.builder(context.environ),
+            origins=Origins(
+                context.manifests / f"{manifest.name}.yaml",
+                [item.title for item in work.plan.layers],
+                tree.trees,
+            ),
+            allow_setuid=frozenset(manifest.allow_setuid),
+        )
+        findings = against.findings(exported, work.workspace.path, context.host_env(), traces)
+        if work.keep and audit.errors(findings):
+            layerrun.keep(context.site.work, work.workspace, manifest.name, len(work.plan.layers))
+        audit.check(manifest.name, findings)
+        step.outcome = f"{len(findings)} to look at" if findings else "nothing found"
+    for each in findings:
+        context.ui.warn(f"{each.path}: {each.cause}" + (f" (left by {each.place})" if each.place else ""))
+    return findings
 
 
 def run_smoke(work: Build, exported: Path, runtime: Runtime) -> tuple[SmokeResult, ...]:
@@ -286,6 +329,7 @@ def describe(
     contents: Contents,
     exported: Path,
     results: tuple[SmokeResult, ...],
+    findings: tuple[Finding, ...],
     seconds: float,
 ) -> Record:
     """The record, but for what `publish` decides: the version and the file's name."""
@@ -328,6 +372,7 @@ def describe(
         commit=came.commit,
         clean=came.clean,
         packages=tuple(replace(package, requires=()) for package in contents.inventory.packages),
+        findings=findings,
     )
 
 

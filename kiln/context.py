@@ -73,7 +73,7 @@ class Context:
 
     @property
     def redact(self) -> Redactor:
-        return Redactor(self.site.secrets())
+        return Redactor.of(self.site.secrets())
 
     @property
     def uv(self) -> Path:

@@ -103,6 +103,7 @@ def _date(release: bytes) -> int:
 def make(suite: Suite, tree: Path, env: Mapping[str, str], output: Output) -> None:
     """Make the suite's tree in the new folder `tree`. `env` reaches mmdebstrap and apt (proxies, CA)."""
     tree.mkdir(parents=True)
+    tree.chmod(0o755)
     if not suite.keyring.exists():
         raise BaseError(
             f"{suite.keyring} is missing: the mirror's signatures can't be checked",

@@ -99,6 +99,12 @@ class GuardError(KilnError):
     meaning = "a layer would change a package that its base protects"
 
 
+class AuditError(KilnError):
+    id = "audit"
+    exit_code = 15
+    meaning = "the finished image, or what a layer left, holds what doesn't belong into an image"
+
+
 class VerifyError(KilnError):
     id = "verify"
     exit_code = 16

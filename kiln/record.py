@@ -17,6 +17,7 @@ from kiln.hardware import Hardware
 from kiln.inventory import Package
 
 FORMAT = 1
+ERROR, WARNING = "error", "warning"
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,20 @@ class SmokeResult:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """Something that the audit found in an image: `severity` is error or warning.
+
+    `remedy` says what to change, `place` which layer left it, with its line of the manifest, where known.
+    """
+
+    severity: str
+    path: str
+    cause: str
+    remedy: str = ""
+    place: str = ""
+
+
+@dataclass(frozen=True)
 class Record:
     """What is known of one image. Times are ISO 8601 in UTC, sizes bytes, digests `sha256:<hex>`.
 
@@ -116,6 +131,7 @@ class Record:
     commit: str = ""
     clean: bool | None = None
     companions: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
     packages: tuple[Package, ...] = ()
     format: int = FORMAT
 
@@ -173,6 +189,7 @@ def read(path: Path) -> Record:
             for item in data.get("smoke", ())
         )
         values["packages"] = tuple(Package(**_known(Package, item)) for item in data.get("packages", ()))
+        values["findings"] = tuple(Finding(**_known(Finding, item)) for item in data.get("findings", ()))
         return Record(**values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{path} can't be read as a record: {error}", f"look at it: less {path}") from error
@@ -187,7 +204,7 @@ def _hardware(data: Mapping[str, Any] | None) -> Hardware | None:
 
 
 def _known(
-    model: type[Record | LayerRecord | SmokeResult | PackageChange | Hardware | Package],
+    model: type[Record | LayerRecord | SmokeResult | PackageChange | Hardware | Package | Finding],
     data: Mapping[str, Any],
 ) -> dict[str, Any]:
     names = {item.name for item in fields(model)}

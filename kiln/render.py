@@ -216,6 +216,7 @@ def image(
             *_origin(record),
             *_driver(fit),
             *_beside(record, beside),
+            *((each.severity, f"{each.path}: {each.cause}") for each in record.findings),
         ],
     )
     smoke(console, record.smoke)

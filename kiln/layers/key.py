@@ -55,9 +55,11 @@ def of_layer(
 
     Left out, since they say how to reach things and not what to install: proxies, CA, indexes and mounts of
     the site, package caches, and the time limit. The version of uv too: an update of Kiln would make
-    every uv layer anew.
+    every uv layer anew. Of secrets only the names: another token installs the same.
     """
-    said = layer.model_dump(mode="json", exclude={"timeout"})
+    said = layer.model_dump(mode="json", exclude={"timeout", "secrets"})
+    if names := {name: secret.variable for name, secret in getattr(layer, "secrets", {}).items()}:
+        said["secrets"] = names
     return of(
         {
             "parent": parent,

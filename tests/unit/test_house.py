@@ -15,7 +15,7 @@ MODULE_LINES, FUNCTION_LINES = 400, 50
 
 # From the lowest up: a module may import from its own row's left, and from rows above it.
 LAYERS = (
-    ("errors", "problems", "check", "scripts"),
+    ("errors", "problems", "check", "masking", "scripts"),
     ("run", "files", "ui"),
     (
         "yamltree",
@@ -25,6 +25,7 @@ LAYERS = (
         "packagenames",
         "protection",
         "sourcefiles",
+        "secretsource",
         "base",
         "steps",
         "manifest",
@@ -32,12 +33,14 @@ LAYERS = (
         "site",
         "reference",
     ),
-    ("hardware", "checkout", "inventory", "driver"),
+    ("hardware", "checkout", "inventory", "baseline", "bytecode", "driver"),
     ("record", "squashfs", "imageformat", "pythonenv", "imageedit", "workspace", "store", "selection"),
     ("sbom", "statement", "signature", "diff", "treediff", "owners"),
+    ("logins", "listing", "scrub", "origin", "imagerules", "audit"),
     ("registry",),
     ("runtime",),
     (
+        "search",
         "layercommand",
         "layers",
         "debootstrap",
@@ -50,9 +53,9 @@ LAYERS = (
         "startlines",
     ),
     ("provenance", "verify", "drivergate"),
-    ("context", "packagecache", "constraints", "cause", "guard", "watch"),
+    ("context", "packagecache", "layersecrets", "constraints", "cause", "guard", "watch"),
     ("doctor", "preflight", "layerrun", "finish", "garbage", "invocation"),
-    ("assembly",),
+    ("assembly", "sitetraces"),
     ("build",),
     ("shell", "render", "rebuild"),
     ("diffview",),
