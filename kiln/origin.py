@@ -9,12 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kiln import yamltree
 from kiln.baseline import Baseline
-from kiln.document import span_of
-from kiln.errors import ManifestError
-from kiln.problems import shown
-from kiln.yamltree import Table
+from kiln.manifest import layer_place
 
 
 @dataclass(frozen=True)
@@ -35,17 +31,4 @@ class Origins:
 
 def layer(manifest: Path, number: int, title: str) -> str:
     """A layer by its number, counted from 1, with its line of the manifest."""
-    lines = layer_lines(manifest)
-    where = f"{shown(manifest)}:{lines[number - 1]}" if number <= len(lines) else shown(manifest)
-    return f"layer {number} ({title}), {where}"
-
-
-def layer_lines(manifest: Path) -> list[int]:
-    """The line on which each layer of a manifest begins, counted from 1; none of a file that has changed."""
-    try:
-        value = yamltree.parse(yamltree.read(manifest)).value
-    except ManifestError:
-        return []
-    layers = value.get("layers") if isinstance(value, Table) else None
-    spans = [span_of(layer) for layer in layers] if isinstance(layers, list) else []
-    return [span.line for span in spans if span]
+    return f"layer {number} ({title}), {layer_place(manifest, number)}"

@@ -18,7 +18,8 @@ from kiln.baseline import Baseline, Seen, nothing, of_tree, snapshot
 from kiln.errors import AuditError
 from kiln.imagerules import Builder
 from kiln.listing import Entry, Listing
-from kiln.origin import Origins, layer_lines
+from kiln.manifest import layer_place
+from kiln.origin import Origins
 from kiln.record import ERROR, WARNING, Finding
 from kiln.run import host_environment, run
 from kiln.squashfs import arguments
@@ -236,7 +237,8 @@ def origins(tmp_path: Path) -> Origins:
 
 
 def test_the_layer_and_its_line_are_named(origins: Origins) -> None:
-    assert layer_lines(origins.manifest) == [6, 8, 10]
+    places = [layer_place(origins.manifest, number).rpartition(":")[2] for number in (1, 2, 3)]
+    assert places == ["6", "8", "10"]
     assert origins.of("/root/.netrc") == f"layer 2 (run echo), {origins.manifest}:8"
     assert origins.of("/etc/pip.conf") == "the base"
     assert origins.of("/nowhere") == ""
