@@ -242,11 +242,12 @@ def finish_image(work: Build) -> tuple[Contents, list[Finding]]:
         with files.Log(work.logs / "90-finish.log") as log:
             for line in scrub.scrub(rootfs, plan.base.epoch, work.assembly.baseline):
                 log.write(f"{line}\n")
-        contents = write_provenance(work, rootfs)
         own = (context.root, context.site.cache, context.site.work)
         builder = audit.builder(context.environ)
         wanted = sitetraces.traces(context.site, plan.manifest.mounts, own, builder)
-        return contents, sitetraces.find(work.assembly.changed, wanted, context.host_env())
+        found = sitetraces.find(work.assembly.changed, wanted, context.host_env())
+        # After that: the manifest, which is put there, may name its mounts.
+        return write_provenance(work, rootfs), found
 
 
 def write_provenance(work: Build, rootfs: Path) -> Contents:
@@ -335,15 +336,12 @@ def describe(
     """The record, but for what `publish` decides: the version and the file's name."""
     manifest, base, came = work.plan.manifest, work.plan.base, work.invocation
     tools = came.tools(title(work.assembly.runtime))
-    size = exported.stat().st_size
-    with work.step("sha256", "sha256") as step:
-        digest = files.sha256_file(exported, lambda done: step.progress(done, size))
     return Record(
         name=manifest.name,
         version="",
         file="",
-        digest=f"sha256:{digest}",
-        size=size,
+        digest=digest(work, exported),
+        size=exported.stat().st_size,
         base=base.base.text,
         base_digest=base.digest,
         platform_digest=base.platform_digest,
@@ -374,6 +372,12 @@ def describe(
         packages=tuple(replace(package, requires=()) for package in contents.inventory.packages),
         findings=findings,
     )
+
+
+def digest(work: Build, exported: Path) -> str:
+    size = exported.stat().st_size
+    with work.step("sha256", "sha256") as step:
+        return "sha256:" + files.sha256_file(exported, lambda done: step.progress(done, size))
 
 
 def publish_image(work: Build, exported: Path, record: Record, sign: Sign | None) -> tuple[Record, str]:
