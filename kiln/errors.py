@@ -93,6 +93,12 @@ class BusyError(KilnError):
     meaning = "somebody else holds what is needed, for longer than the limit"
 
 
+class LockError(KilnError):
+    id = "lock"
+    exit_code = 14
+    meaning = "a lock is missing, changed by hand or out of date, or what it names is gone or has other bytes"
+
+
 class Interrupted(KilnError):
     """SIGINT, SIGTERM or SIGHUP arrived: `signal_number` decides the exit code, 128 + n."""
 

@@ -56,12 +56,20 @@ def of_layer(layer: Layer, parent: str, env: Mapping[str, str], folder: Path, ar
             "kind": layer.kind,
             "tool": _scripts(layer.kind),
             **said,
-            "files": {name: _digest(folder / name) for name in _sources(layer)},
+            "files": digests(layer, folder),
             # Each may refer to those before it.
             "env": [list(item) for item in env.items()],
             "architecture": architecture,
         }
     )
+
+
+def digests(layer: Layer, folder: Path) -> dict[str, str]:
+    """Of the files beside the manifest that a layer reads, by their names in it; `folder` is the manifest's.
+
+    Raises `ManifestError` for one that can't be read.
+    """
+    return {name: _digest(folder / name) for name in _sources(layer)}
 
 
 def of_image(top: str, manifest: Manifest, epoch: int, packing: Sequence[str], hooks: Path) -> Key:
