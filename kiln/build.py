@@ -21,6 +21,7 @@ from kiln import (
     files,
     finish,
     layerrun,
+    lockuse,
     preflight,
     publish,
     smoke,
@@ -44,12 +45,16 @@ TESTED = "smoke"
 
 @dataclass(frozen=True)
 class Options:
-    """What a person asked for beside the image's name. `start` is a layer's number, 0 for none named."""
+    """What a person asked for beside the image's name. `start` is a layer's number, 0 for none named.
+
+    `locked` demands a lock.
+    """
 
     runtime: str = ""
     keep: bool = False
     no_cache: bool = False
     start: int = 0
+    locked: bool = False
 
     def anew(self, manifest: Manifest) -> Anew | None:
         """The layers that are to be made anew. Raises `UsageError` for one that there isn't."""
@@ -111,7 +116,8 @@ def plan(context: Context, name: str, options: Options) -> Plan:
     manifest = context.load(name)
     anew = options.anew(manifest)
     runtime = choice.resolve(options.runtime or context.site.runtime, context.environ)
-    found = context.finder().find(manifest.base)
+    lock = lockuse.in_force(context, manifest, demanded=options.locked)
+    found = lockuse.find_base(context, manifest, lock) if lock else context.finder().find(manifest.base)
     store, site = context.store, context.site
     uncached = context.layer_store_refusal or planning.too_many(manifest)
     setting = Setting(
@@ -131,6 +137,7 @@ def plan(context: Context, name: str, options: Options) -> Plan:
         stale_after=site.layers.stale_after,
         gpu=gpu.find(context.environ) != gpu.NOTHING,
         anew=anew,
+        lock=lock,
     )
     return planning.make(manifest, found, setting)
 
@@ -148,6 +155,7 @@ def build(context: Context, name: str, options: Options) -> Outcome:
         tree = ending.enter_context(assembly.opened(context, made, private, options.runtime))
         logs = layerrun.log_folder(context.site.logs, private.id)
         work = Build(context, made, private, tree, logs, options.keep)
+        fetch(work)
         make_base(work)
         layers = run_layers(work)
         finish_image(work)
@@ -166,6 +174,14 @@ def up_to_date(context: Context, record: Record) -> Outcome:
     return Outcome(record, channel, context.store.image(record.name, record.version), None)
 
 
+def fetch(work: Build) -> None:
+    """Have the locked packages here before the first of them is needed."""
+    lock, wanted = work.plan.lock, lockuse.wanted(work.plan)
+    if lock and wanted:
+        with work.step("fetch", "fetch") as step:
+            lockuse.fetch(work.context, lock, wanted, step)
+
+
 def make_base(work: Build) -> None:
     base = work.plan.base
     with work.step(f"base {base.base.text}", "base") as step, files.Log(work.logs / "00-base.log") as log:
@@ -174,7 +190,11 @@ def make_base(work: Build) -> None:
         env = {**work.context.host_env(), workspace.MARK: work.workspace.id}
         plain = work.context.runtime(work.workspace, work.plan.runtime)
         maker = bases.Maker(plain, client, site.blobs, site.unpack, env, output, step.progress)
-        work.assembly.base(work.plan.base_wanted, lambda container: maker.make(base, container), step)
+
+        def make(container: str) -> None:
+            maker.make(lockuse.with_archives(work.context, work.plan.lock, base, work.workspace), container)
+
+        work.assembly.base(work.plan.base_wanted, make, step)
 
 
 def run_layers(work: Build) -> tuple[LayerRecord, ...]:

@@ -30,15 +30,15 @@ class LayerCommand:
 def command(layer: Layer, folder: Path, uv: Path) -> LayerCommand:
     """The command of one layer; `folder` is the manifest's, `uv` the host's static binary."""
     if isinstance(layer, AptLayer):
-        return LayerCommand(_script("apt", _flag(layer.upgrade), _flag(layer.recommends), *layer.packages))
+        return LayerCommand(script("apt", flag(layer.upgrade), flag(layer.recommends), *layer.packages))
     if isinstance(layer, PipLayer):
         mounts, arguments = _python_arguments(layer, folder)
         return LayerCommand(
-            _script("pip", _flag(layer.upgrade_pip), *arguments), mounts, _indexes(layer, "PIP_")
+            script("pip", flag(layer.upgrade_pip), *arguments), mounts, _indexes(layer, "PIP_")
         )
     if isinstance(layer, UvLayer):
         mounts, arguments = _python_arguments(layer, folder)
-        argv = _script("uv", layer.venv or "", _flag(layer.system_site_packages), layer.python, *arguments)
+        argv = script("uv", layer.venv or "", flag(layer.system_site_packages), layer.python, *arguments)
         return LayerCommand(argv, (*mounts, Mount(source=uv, target=UV_INSIDE)), _indexes(layer, "UV_"))
     if isinstance(layer, CopyLayer):
         return _copy(layer, folder)
@@ -49,11 +49,11 @@ def scripts_mount() -> Mount:
     return Mount(source=SCRIPTS, target=f"{INSIDE}/scripts")
 
 
-def _script(name: str, *arguments: str) -> tuple[str, ...]:
+def script(name: str, *arguments: str) -> tuple[str, ...]:
     return ("/bin/sh", f"{INSIDE}/scripts/{name}.sh", *arguments)
 
 
-def _flag(value: bool) -> str:
+def flag(value: bool) -> str:
     return "true" if value else "false"
 
 
@@ -81,7 +81,7 @@ def _copy(layer: CopyLayer, folder: Path) -> LayerCommand:
         inside = f"{LAYER}/{number}/{Path(item.source).name}"
         mounts.append(Mount(source=folder / item.source, target=inside))
         arguments += [inside, item.target, item.mode or ""]
-    return LayerCommand(_script("copy", *arguments), tuple(mounts))
+    return LayerCommand(script("copy", *arguments), tuple(mounts))
 
 
 def _run(layer: RunLayer, folder: Path) -> LayerCommand:

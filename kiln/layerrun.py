@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from kiln import debootstrap, files, imageedit, imageformat, layercommand, packagecache, workspace
+from kiln import (
+    debootstrap,
+    files,
+    imageedit,
+    imageformat,
+    layercommand,
+    lockedcommand,
+    lockedfiles,
+    packagecache,
+    workspace,
+)
 from kiln.context import Context
 from kiln.errors import KilnError, LayerError, RuntimeFailure, SpaceError
 from kiln.layercommand import INSIDE, LAYER, STATE, TEMPORARY, LayerCommand
@@ -50,7 +60,7 @@ class Runner:
 
     def run(self, item: PlannedLayer, step: Step) -> None:
         """Raises `LayerError`, `RuntimeFailure` or `SpaceError` when the layer can't be made."""
-        made = layercommand.command(item.layer, self.context.manifests, self.context.uv)
+        made = self._made(item)
         log_path = self.log(item)
         for mark in ("started", "finished"):
             (self.workspace.state / mark).unlink(missing_ok=True)
@@ -65,6 +75,15 @@ class Runner:
             if self.keep:
                 keep(self.context.site.work, self.workspace, self.plan.manifest.name, item.number)
             raise self._failure(item, made, result, log_path)
+
+    def _made(self, item: PlannedLayer) -> LayerCommand:
+        if item.locked is None or self.plan.lock is None:
+            return layercommand.command(item.layer, self.context.manifests, self.context.uv)
+        place = self.workspace.path / "locked" / str(item.number)
+        files.remove_tree(place)
+        found = lockedfiles.opened(self.plan.lock, self.context.site, self.context.transport)
+        lockedcommand.lay_out(found, item.layer.kind, item.locked, place)
+        return lockedcommand.command(item.layer, place, self.context.uv)
 
     def _sources(self) -> contextlib.AbstractContextManager[None]:
         suite = self.plan.base.suite
@@ -95,7 +114,7 @@ class Runner:
 
     def _package_cache(self, item: PlannedLayer) -> tuple[Mount, ...]:
         """The cache of the layer's kind, where it has one."""
-        if item.layer.kind not in packagecache.KINDS:
+        if item.layer.kind not in packagecache.KINDS or item.locked is not None:
             return ()
         found = self._package_caches.get(item.layer.kind)
         return (found,) if found else ()

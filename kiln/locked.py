@@ -54,9 +54,8 @@ class Locked:
         return f"{self.name} {self.version}"
 
     @property
-    def inputs(self) -> str:
-        """What of it decides what a layer will be: where it comes from doesn't."""
-        return f"{self.name} {self.version} {self.place} sha256:{self.sha256}"
+    def identity(self) -> str:
+        return f"{self.version} sha256:{self.sha256}"
 
 
 @dataclass(frozen=True)
@@ -130,6 +129,11 @@ class Lock:
         """The packages of a layer, counted from 1; None where its kind has none to lock."""
         layer = self.layers[number - 1]
         return layer.locked if layer.kind in KINDS else None
+
+    def inputs_of(self, number: int) -> dict[str, str] | None:
+        """What of a layer's packages decides what it will be: where they come from doesn't."""
+        found = self.of(number)
+        return None if found is None else {f"{each.name} {each.place}": each.identity for each in found}
 
     def place(self, package: Locked) -> str:
         return f"{shown(self.path)}:{package.line}" if package.line else shown(self.path)

@@ -42,8 +42,18 @@ def of_base(digest: str, made_by: str) -> Key:
     return of({"base": digest, "tool": made_by})
 
 
-def of_layer(layer: Layer, parent: str, env: Mapping[str, str], folder: Path, architecture: str) -> Key:
+def of_layer(  # a key is made of this many things
+    layer: Layer,
+    parent: str,
+    env: Mapping[str, str],
+    folder: Path,
+    architecture: str,
+    locked: Mapping[str, str] | None = None,
+) -> Key:
     """The key of one layer on the parent's key; `folder` is the manifest's.
+
+    `locked` are the packages of a locked layer, by name: where one comes from decides nothing, so that isn't
+    there. Without a lock the key is what it was before there were locks.
 
     Left out, since they say how to reach things and not what to install: proxies, CA, indexes and mounts of
     the site, package caches, and the time limit. The version of uv too: an update of Kiln would make
@@ -54,12 +64,13 @@ def of_layer(layer: Layer, parent: str, env: Mapping[str, str], folder: Path, ar
         {
             "parent": parent,
             "kind": layer.kind,
-            "tool": _scripts(layer.kind),
+            "tool": _scripts(layer.kind if locked is None else f"{layer.kind}-locked"),
             **said,
             "files": digests(layer, folder),
             # Each may refer to those before it.
             "env": [list(item) for item in env.items()],
             "architecture": architecture,
+            **({} if locked is None else {"locked": dict(locked)}),
         }
     )
 

@@ -248,5 +248,11 @@ def test_logins_of_the_manifests_variables_stay_out(folder: Path) -> None:
 
 def test_where_a_package_comes_from_decides_nothing() -> None:
     elsewhere = dataclasses.replace(HUMANIZE, url="https://other.example/humanize.whl", line=9)
-    assert elsewhere.inputs == HUMANIZE.inputs
-    assert dataclasses.replace(HUMANIZE, sha256=C).inputs != HUMANIZE.inputs
+    assert elsewhere.identity == HUMANIZE.identity
+    assert dataclasses.replace(HUMANIZE, sha256=C).identity != HUMANIZE.identity
+
+
+def test_layers_without_packages_of_their_own_have_nothing_locked(lock: Lock) -> None:
+    assert [lock.of(number) for number in (1, 2, 3, 4)] == [(ROLLDICE,), (HUMANIZE,), None, None]
+    assert lock.inputs_of(1) == {"rolldice amd64": f"1.16-1+b3 sha256:{A}"}
+    assert lock.inputs_of(4) is None
