@@ -30,8 +30,10 @@ from kiln import (
 )
 from kiln import plan as planning
 from kiln.assembly import CONTAINER, Assembly
+from kiln.bases import Found
 from kiln.context import Context
 from kiln.errors import SmokeFailure, UsageError
+from kiln.locked import Lock
 from kiln.manifest import Manifest
 from kiln.plan import Anew, Plan, PlannedLayer, Setting
 from kiln.record import LayerRecord, Record, SmokeResult
@@ -114,11 +116,18 @@ class Build:
 def plan(context: Context, name: str, options: Options) -> Plan:
     """What `build` would do; asks the base's registry or mirror, and changes nothing."""
     manifest = context.load(name)
-    anew = options.anew(manifest)
-    runtime = choice.resolve(options.runtime or context.site.runtime, context.environ)
     lock = lockuse.in_force(context, manifest, demanded=options.locked)
     found = lockuse.find_base(context, manifest, lock) if lock else context.finder().find(manifest.base)
-    store, site = context.store, context.site
+    return planned(context, manifest, found, options, lock)
+
+
+def planned(
+    context: Context, manifest: Manifest, found: Found, options: Options, lock: Lock | None = None
+) -> Plan:
+    """The plan on a base that was found."""
+    anew = options.anew(manifest)
+    runtime = choice.resolve(options.runtime or context.site.runtime, context.environ)
+    name, store, site = manifest.name, context.store, context.site
     uncached = context.layer_store_refusal or planning.too_many(manifest)
     setting = Setting(
         manifests=context.manifests,

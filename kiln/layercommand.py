@@ -34,12 +34,12 @@ def command(layer: Layer, folder: Path, uv: Path) -> LayerCommand:
     if isinstance(layer, PipLayer):
         mounts, arguments = _python_arguments(layer, folder)
         return LayerCommand(
-            script("pip", flag(layer.upgrade_pip), *arguments), mounts, _indexes(layer, "PIP_")
+            script("pip", flag(layer.upgrade_pip), *arguments), mounts, indexes(layer, "PIP_")
         )
     if isinstance(layer, UvLayer):
         mounts, arguments = _python_arguments(layer, folder)
         argv = script("uv", layer.venv or "", flag(layer.system_site_packages), layer.python, *arguments)
-        return LayerCommand(argv, (*mounts, Mount(source=uv, target=UV_INSIDE)), _indexes(layer, "UV_"))
+        return LayerCommand(argv, (*mounts, Mount(source=uv, target=UV_INSIDE)), indexes(layer, "UV_"))
     if isinstance(layer, CopyLayer):
         return _copy(layer, folder)
     return _run(layer, folder)
@@ -68,7 +68,7 @@ def _python_arguments(layer: PipLayer | UvLayer, folder: Path) -> tuple[tuple[Mo
     return tuple(mounts), arguments
 
 
-def _indexes(layer: PipLayer | UvLayer, prefix: str) -> dict[str, str]:
+def indexes(layer: PipLayer | UvLayer, prefix: str) -> dict[str, str]:
     """A layer's own indexes, as variables: a site's could hold a password, which no argument may."""
     main, extra = ("INDEX_URL", "EXTRA_INDEX_URL") if prefix == "PIP_" else ("DEFAULT_INDEX", "INDEX")
     values = {prefix + main: layer.index_url or "", prefix + extra: " ".join(layer.extra_index_urls)}

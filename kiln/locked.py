@@ -125,6 +125,29 @@ class Lock:
         blocks = [checksum(self.base.to_data()), *(checksum(each.to_data()) for each in self.layers)]
         return checksum([self.name, self.architecture, dict(self.env), self.made_from, blocks])
 
+    @property
+    def packages(self) -> list[Locked]:
+        """Everything that is fetched, each file once: of the base, then layer by layer."""
+        found = [*self.base.locked, *(each for layer in self.layers for each in layer.locked)]
+        return list({each.sha256: each for each in reversed(found)}.values())[::-1]
+
+    def to_data(self, changed: Sequence[str] | None) -> dict[str, Any]:
+        """For `--json`; `changed` is what differs from the lock before, None where nothing was resolved."""
+        base = {
+            "text": self.base.text,
+            "digest": self.base.digest,
+            "platform_digest": self.base.platform_digest,
+        }
+        found = {
+            "name": self.name,
+            "path": str(self.path),
+            "made_from": self.made_from,
+            "base": base,
+            "packages": len(self.packages),
+            "bytes": sum(each.size for each in self.packages),
+        }
+        return found if changed is None else {**found, "changes": list(changed)}
+
     def of(self, number: int) -> tuple[Locked, ...] | None:
         """The packages of a layer, counted from 1; None where its kind has none to lock."""
         layer = self.layers[number - 1]
@@ -133,7 +156,11 @@ class Lock:
     def inputs_of(self, number: int) -> dict[str, str] | None:
         """What of a layer's packages decides what it will be: where they come from doesn't."""
         found = self.of(number)
-        return None if found is None else {f"{each.name} {each.place}": each.identity for each in found}
+        return (
+            None
+            if found is None
+            else {f"{each.title} {each.place}": f"sha256:{each.sha256}" for each in found}
+        )
 
     def place(self, package: Locked) -> str:
         return f"{shown(self.path)}:{package.line}" if package.line else shown(self.path)

@@ -204,12 +204,6 @@ def opened(lock: Lock, site: Site, transport: Transport) -> LockedFiles:
     return LockedFiles(lock, folder, site, transport)
 
 
-def packages(lock: Lock) -> list[Locked]:
-    """Everything that a lock names, each file once."""
-    found = [*lock.base.locked, *(each for layer in lock.layers for each in layer.locked)]
-    return list({each.sha256: each for each in reversed(found)}.values())[::-1]
-
-
 def file_name(package: Locked, kind: str) -> str:
     """The name under which a layer of that kind finds a file: pip and uv read name and version in it.
 
@@ -218,6 +212,10 @@ def file_name(package: Locked, kind: str) -> str:
     if kind not in PYTHON:
         return f"{package.sha256}.deb"
     name = unquote(urlsplit(package.url).path.rpartition("/")[2])
+    if not name.endswith(".whl"):
+        # An archive of a repository is called in many ways; pip and uv look for one.
+        ending = re.search(r"(\.tar)?\.[a-z0-9]+$", name)
+        name = f"{package.name.replace('-', '_')}-{package.version}{ending[0] if ending else ''}"
     if not _FILE.fullmatch(name):
         raise LockError(f"{package.title}: {package.url} names no file", "lock it from another index")
     return name

@@ -74,6 +74,13 @@ def fetch(context: Context, lock: Lock, packages: Sequence[Locked], step: Step) 
     step.outcome = f"{len(packages)} packages, {len(missing)} fetched ({total})" if missing else "all there"
 
 
+def fetch_all(context: Context, manifest: Manifest, lock: Lock) -> None:
+    """Bring everything that a build will need. Raises `LockError` for a lock that doesn't fit."""
+    locked.require(lock, manifest, context.architecture)
+    with context.ui.step(f"fetch {lock.name}") as step:
+        fetch(context, lock, lock.packages, step)
+
+
 def with_archives(context: Context, lock: Lock | None, base: Found, private: Workspace) -> Found:
     """The base to make: of a mirror, from the archives that are locked."""
     if lock is None or base.suite is None:

@@ -18,6 +18,13 @@ from kiln.ui import size_text
 
 def check(context: Context, plan: Plan) -> None:
     """Raise `EnvironmentMissing`, `StoreError` or `SpaceError` for a plan that can't work here."""
+    check_tools(context, plan)
+    publish.check_writable(context.store, plan.manifest.name)
+    _check_space(plan)
+
+
+def check_tools(context: Context, plan: Plan) -> None:
+    """Raise `EnvironmentMissing` where layers can't run here."""
     missing = [item for item in _checks(context, plan) if item.state == MISSING]
     if missing:
         raise EnvironmentMissing(
@@ -28,8 +35,6 @@ def check(context: Context, plan: Plan) -> None:
                 for item in missing
             ],
         )
-    publish.check_writable(context.store, plan.manifest.name)
-    _check_space(plan)
 
 
 def _checks(context: Context, plan: Plan) -> list[Check]:

@@ -161,6 +161,7 @@ def _few(things: Sequence[str]) -> str:
 def _scripts(kind: str) -> str:
     """The digest of Kiln's scripts that run a layer of this kind."""
     names = ["rc", "layer.sh"] + ([f"{kind}.sh"] if kind != "run" else [])
+    names += ["repository.sh"] if kind == "apt-locked" else []
     return hashlib.sha256(b"".join((SCRIPTS / name).read_bytes() for name in names)).hexdigest()
 
 

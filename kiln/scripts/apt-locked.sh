@@ -25,9 +25,8 @@ while read -r _ _ _ sha256 path; do
         cp "$path" "$file"
         echo "$sha256  $file" | LC_ALL=C sha256sum --check --quiet
     fi
-    dpkg-deb --field "$file"
-    printf 'Filename: ./%s.deb\nSize: %s\nSHA256: %s\n\n' "$sha256" "$(stat -L -c %s "$file")" "$sha256"
-done < "$locked/list" > "$repository/Packages"
+done < "$locked/list"
+sh /run/kiln/scripts/repository.sh "$repository" locked
 echo "deb [trusted=yes] file:$repository ./" > "$work/sources.list"
 get() {
     apt-get -q -y \

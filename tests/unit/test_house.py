@@ -15,7 +15,7 @@ MODULE_LINES, FUNCTION_LINES = 400, 50
 
 # From the lowest up: a module may import from its own row's left, and from rows above it.
 LAYERS = (
-    ("errors", "problems", "check"),
+    ("errors", "problems", "check", "scripts"),
     ("run", "files", "ui"),
     (
         "yamltree",
@@ -47,10 +47,12 @@ LAYERS = (
         "startlines",
     ),
     ("context", "packagecache"),
-    ("lockedfiles", "lockedcommand"),
+    ("lockedfiles", "lockedcommand", "resolved", "buildneeds"),
     ("doctor", "preflight", "layerrun", "finish", "garbage", "lockuse"),
     ("assembly",),
+    ("lockrun", "resolve"),
     ("build",),
+    ("locking", "lockcheck"),
     ("shell", "render"),
     ("tasks",),
 )

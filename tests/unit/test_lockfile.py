@@ -254,5 +254,5 @@ def test_where_a_package_comes_from_decides_nothing() -> None:
 
 def test_layers_without_packages_of_their_own_have_nothing_locked(lock: Lock) -> None:
     assert [lock.of(number) for number in (1, 2, 3, 4)] == [(ROLLDICE,), (HUMANIZE,), None, None]
-    assert lock.inputs_of(1) == {"rolldice amd64": f"1.16-1+b3 sha256:{A}"}
+    assert lock.inputs_of(1) == {"rolldice 1.16-1+b3 amd64": f"sha256:{A}"}
     assert lock.inputs_of(4) is None
