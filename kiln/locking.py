@@ -132,7 +132,7 @@ def lock(context: Context, name: str, what: Sequence[str], runtime: str) -> tupl
     if before and keeps_base:
         found, base = lockuse.find_base(context, manifest, before), before.base
     else:
-        found = context.finder().find(manifest.base)
+        found = lockuse.finder(context).find(manifest.base)
         base = _base(found)
     same_base = before is not None and base.digest == before.base.digest
     base = before.base if before and same_base else base

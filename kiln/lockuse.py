@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from kiln import debootstrap, locked, lockedcommand, lockedfiles, lockfile
-from kiln.bases import DEBOOTSTRAP_BYTES, Found
+from kiln.bases import DEBOOTSTRAP_BYTES, Finder, Found
 from kiln.context import Context
 from kiln.errors import LockError
 from kiln.locked import Lock, Locked
@@ -33,6 +33,11 @@ def in_force(context: Context, manifest: Manifest, *, demanded: bool) -> Lock | 
     return lock
 
 
+def finder(context: Context) -> Finder:
+    """What looks for bases, and keeps what registries say of them: a pinned one is found without any."""
+    return dataclasses.replace(context.finder(), kept=context.site.blobs)
+
+
 def find_base(context: Context, manifest: Manifest, lock: Lock) -> Found:
     """The base as it is locked, wherever its tag or channel leads now. Raises `LockError`, `BaseError`."""
     base, pinned = manifest.base, lock.base
@@ -46,7 +51,7 @@ def find_base(context: Context, manifest: Manifest, lock: Lock) -> Found:
         base = dataclasses.replace(base, digest=pinned.digest)
     elif base.kind == "image":
         base = dataclasses.replace(base, version=pinned.label)
-    found = dataclasses.replace(context.finder().find(base), base=manifest.base, label=pinned.label)
+    found = dataclasses.replace(finder(context).find(base), base=manifest.base, label=pinned.label)
     if (found.digest, found.platform_digest) != (pinned.digest, pinned.platform_digest):
         raise LockError(
             f"the base {manifest.base.text} is no longer what was locked: it is {found.digest},"
@@ -79,6 +84,10 @@ def fetch_all(context: Context, manifest: Manifest, lock: Lock) -> None:
     locked.require(lock, manifest, context.architecture)
     with context.ui.step(f"fetch {lock.name}") as step:
         fetch(context, lock, lock.packages, step)
+    resolved = find_base(context, manifest, lock).resolved
+    if resolved and resolved.reference:
+        with context.ui.step(f"fetch {lock.base.text}") as step:
+            context.client.pull(resolved, context.site.blobs, progress=step.progress)
 
 
 def with_archives(context: Context, lock: Lock | None, base: Found, private: Workspace) -> Found:
