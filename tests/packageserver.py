@@ -40,7 +40,7 @@ EPOCH = (2026, 1, 1, 0, 0, 0)
 class Packages:
     """Runs in a `with` block. `files` are bytes by path; `asked` the paths that were asked for, in order.
 
-    With a `login` (USER:PASSWORD) it is asked for at every request. After `cut` bytes each answer ends; `sent`
+    With a `login` (USER:PASSWORD) it is wanted at every request. After `cut` bytes each answer ends; `sent`
     counts what would have come.
     """
 
