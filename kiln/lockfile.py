@@ -33,7 +33,7 @@ FORMAT = 1
 SIZE_LIMIT = 4 << 20
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_WORD = re.compile(r"[a-z][a-z0-9_.-]*|[A-Z][A-Z0-9_]*_[A-Z0-9_]*")
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _SCHEMES = ("http://", "https://", "file:/")
 _WORDS_OF_YAML = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")
 
@@ -90,8 +90,9 @@ def _mapping(name: str, values: Mapping[str, Any], indent: str) -> Iterator[str]
 
 def _flow(value: object) -> str:
     """JSON, which YAML takes; plain words and digests without quotes."""
-    plain = isinstance(value, str) and (_DIGEST.fullmatch(value) or _WORD.fullmatch(value))
-    return str(value) if plain and value not in _WORDS_OF_YAML else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else ""
+    word = _WORD.fullmatch(text) and text.lower() not in _WORDS_OF_YAML
+    return text if word or _DIGEST.fullmatch(text) else json.dumps(value, ensure_ascii=False)
 
 
 def write(lock: Lock) -> None:

@@ -30,6 +30,7 @@ PINS = f"{LAYER}/pins.txt"
 LARGEST = 256 << 20
 """Bytes of what a script says; pip's report has the whole metadata of each package."""
 TAIL_LINES = 15
+HINT = "a lock is resolved on the base with its apt and copy layers; what run layers do is not known to it"
 
 
 class Failed(LockError):
@@ -55,6 +56,7 @@ class Tree:
         timeout: float,
         pins: Sequence[str] = (),
         cache: str = "",
+        hint: str = HINT,
     ) -> None:
         """Run a script; `pins` are lines that it finds in `PINS`. Raises `Failed` with the end of its log."""
         mounts = [*made.mounts, PACKAGING]
@@ -81,7 +83,7 @@ class Tree:
             except TimeLimit as error:
                 result = error.result
         if result.returncode != 0 or result.timed_out:
-            raise _failed(title, result, log_path)
+            raise _failed(title, result, log_path, hint)
 
     def said(self, name: str = "found") -> bytes:
         """What the last script wrote under a name; b"" for nothing."""
@@ -103,9 +105,9 @@ def script(
     return LayerCommand(layercommand.script(name, *arguments), tuple(mounts), env or {})
 
 
-def _failed(title: str, result: Result, log: Path) -> Failed:
+def _failed(title: str, result: Result, log: Path, hint: str) -> Failed:
     return Failed(
         f"{title} can't be locked: {result.outcome()}",
-        "a lock is resolved on the base with its apt and copy layers; what run layers do is not known to it",
+        hint,
         [*(f"| {line}" for line in result.tail(TAIL_LINES)), f"the whole log: {log}"],
     )

@@ -17,7 +17,7 @@ from kiln.errors import LockError
 from kiln.layercommand import UV_INSIDE, LayerCommand, flag
 from kiln.locked import BUILD, SOURCE, TOOL, WHEEL, Locked
 from kiln.lockedfiles import LockedFiles
-from kiln.lockrun import PINS, Failed, Tree, script
+from kiln.lockrun import HINT, PINS, Failed, Tree, script
 from kiln.manifest import AptLayer, Layer, Mount, PipLayer, UvLayer
 from kiln.ui import Step
 
@@ -26,6 +26,7 @@ SYSTEM = ""
 ASKED_AT_ONCE = 8
 DEEPEST_BUILD = 5
 INSTALLED = (WHEEL, SOURCE)
+TOGETHER = "it must go with the versions that earlier layers install: put what it needs into one layer"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,15 @@ class Resolver:
     def base(self, step: Step) -> tuple[Locked, ...]:
         """Every package of a base that was made from a mirror. Raises `LockError`."""
         self.tree.ask("the base", script("apt-lock", "installed"), step, timeout=600)
-        return resolved.apt(self.tree.said().decode("utf-8", "replace"), self._public)
+        found = resolved.apt(self.tree.said().decode("utf-8", "replace"), self._public)
+        known = {f"{each.name}={each.version}" for each in found}
+        gone = [each for each in self.tree.said("installed").decode().split() if each not in known]
+        if gone:
+            raise LockError(
+                f"{len(gone)} packages of the base are no longer at its mirror: {gone[0]}",
+                f"the mirror has changed meanwhile: invoke lock {self.files.lock.name} --update base",
+            )
+        return found
 
     def layer(self, question: Question, step: Step) -> tuple[Locked, ...]:
         """The packages of a layer, sorted. Raises `LockError`."""
@@ -95,23 +104,30 @@ class Resolver:
         self, question: Question, made: LayerCommand, arguments: Sequence[str], step: Step, cache: str
     ) -> None:
         """Ask with the versions that an earlier lock has; where these don't fit any more, without."""
-        if not arguments:
-            self.tree.ask(question.title, made, step, timeout=float(question.layer.timeout), cache=cache)
-            return
-        below = [f"{each.name}=={each.version}" for each in question.below if each.place in INSTALLED]
-        asked = [*arguments, *(["--"] if below and "--" not in arguments else []), *below]
-        kept = [f"{each.name}=={each.version}" for each in question.kept if each.place in INSTALLED]
-        timeout = float(question.layer.timeout)
+        below = _exact(question.below) if arguments else []
+        kept = _exact(question.kept) if arguments else []
+        asked = (*arguments, *(["--"] if below and "--" not in arguments else []), *below)
+
+        def ask(*options: str) -> None:
+            argv = (*made.argv, *options, *asked)
+            timeout, hint = float(question.layer.timeout), TOGETHER if below else HINT
+            self.tree.ask(
+                question.title,
+                replace(made, argv=argv),
+                step,
+                timeout=timeout,
+                pins=kept,
+                cache=cache,
+                hint=hint,
+            )
+
         if kept:
-            preferring = replace(made, argv=(*made.argv, "-c", PINS, *asked))
             try:
-                self.tree.ask(question.title, preferring, step, timeout=timeout, pins=kept, cache=cache)
+                ask("-c", PINS)
                 return
             except Failed:
                 step.note("the versions of the lock as it is don't fit any more; looking for others")
-        self.tree.ask(
-            question.title, replace(made, argv=(*made.argv, *asked)), step, timeout=timeout, cache=cache
-        )
+        ask()
 
     def _new(self, question: Question, found: Sequence[Locked]) -> tuple[Locked, ...]:
         """What this layer brings, beside what is below it."""
@@ -183,6 +199,10 @@ class Resolver:
 
     def _public(self, url: str) -> str:
         return lockedfiles.public(url, self.files.site.mirrors)
+
+
+def _exact(packages: Sequence[Locked]) -> list[str]:
+    return [f"{each.name}=={each.version}" for each in packages if each.place in INSTALLED]
 
 
 def _script(name: str, *arguments: str) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ class Packages:
     """Runs in a `with` block. `files` are bytes by path; `asked` the paths that were asked for, in order.
 
     With a `login` (USER:PASSWORD) it is wanted at every request. After `cut` bytes each answer ends; `sent`
-    counts what would have come.
+    counts what came.
     """
 
     def __init__(self, login: str = "") -> None:
@@ -49,39 +49,45 @@ class Packages:
         self.asked: list[str] = []
         self.cut, self.sent = 0, 0
         self._debian: dict[str, str] = {}
-        packages = self
+        packages, wanted = self, "Basic " + base64.b64encode(login.encode()).decode()
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 packages.asked.append(self.path)
-                wanted = "Basic " + base64.b64encode(login.encode()).decode()
-                if login and self.headers.get("Authorization") != wanted:
-                    self.send_response(401)
-                    self.send_header("WWW-Authenticate", 'Basic realm="a test"')
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
+                self._answer()
+
+            def do_HEAD(self) -> None:
+                self._answer()
+
+            def _answer(self) -> None:
                 data = packages.answer(self.path)
-                if data is None:
-                    self.send_error(404)
-                    return
-                self._send(data)
+                if login and self.headers.get("Authorization") != wanted:
+                    self._refuse(401)
+                elif data is None:
+                    self._refuse(404)
+                else:
+                    self._send(data)
+
+            def _refuse(self, code: int) -> None:
+                self.send_response(code)
+                if code == 401:
+                    self.send_header("WWW-Authenticate", 'Basic realm="a test"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
 
             def _send(self, data: bytes) -> None:
-                match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-                start = int(match[1]) if match else 0
-                end = min(len(data), int(match[2]) + 1 if match and match[2] else len(data))
-                self.send_response(206 if match else 200)
-                if match:
+                code, start, end = _part(self.headers.get("Range", ""), len(data))
+                self.send_response(code)
+                if code == 206:
                     self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
                 html = self.path.startswith("/simple/")
                 self.send_header("Content-Type", "text/html" if html else "application/octet-stream")
                 self.send_header("Content-Length", str(end - start))
                 self.end_headers()
-                sent = data[start:end]
-                packages.sent += len(sent)
-                self.wfile.write(sent[: packages.cut] if packages.cut else sent)
-                if packages.cut and len(sent) > packages.cut:
+                if self.command == "GET":
+                    sent = data[start:end][: packages.cut or None]
+                    packages.sent += len(sent)
+                    self.wfile.write(sent)
                     self.close_connection = True
 
             def log_message(self, format: str, *args: object) -> None: ...
@@ -205,6 +211,14 @@ class Packages:
     ) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def _part(asked: str, size: int) -> tuple[int, int, int]:
+    """Status, first byte and the one after the last, for a Range header."""
+    match = re.fullmatch(r"bytes=(\d+)-(\d*)", asked)
+    if not match:
+        return 200, 0, size
+    return 206, int(match[1]), min(size, int(match[2]) + 1 if match[2] else size)
 
 
 def _wheel_texts(name: str, version: str, requires: Sequence[str]) -> dict[str, str]:

@@ -24,14 +24,19 @@ get() {
 }
 get update
 if [ "$1" = installed ]; then
+    installed=/run/kiln/state/installed
     # shellcheck disable=SC2016 # these are dpkg's own
-    dpkg-query -W -f '${db:Status-Status} ${Package}:${Architecture}=${Version}\n' |
-        sed -n 's/^installed //p' | sed 's/:all=/=/' > "$TMPDIR/installed"
+    dpkg-query -W -f '${db:Status-Status} ${Package} ${Architecture} ${Version}\n' |
+        sed -n 's/^installed //p' > "$work/installed"
     set --
-    while read -r package; do
-        set -- "$@" "$package"
-    done < "$TMPDIR/installed"
-    rm "$TMPDIR/installed"
+    while read -r name architecture version; do
+        echo "$name=$version" >&3
+        if [ "$architecture" = all ]; then
+            set -- "$@" "$name=$version"
+        else
+            set -- "$@" "$name:$architecture=$version"
+        fi
+    done < "$work/installed" 3> "$installed"
     get -qq --print-uris --reinstall install -- "$@" > /run/kiln/state/found
     exit
 fi

@@ -14,9 +14,11 @@ fi
 export PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
 export PIP_NO_INPUT=1 PIP_PROGRESS_BAR=off PIP_NO_CACHE_DIR=1
 locked=/run/kiln/locked
+# As variables these hold for what a source is built with too, and win over the image's own pip.conf.
+export PIP_NO_INDEX=1 PIP_FIND_LINKS="$locked/files"
 # The first is for pip itself, where the layer brings it up to date.
 for list in "$locked/tools.txt" "$locked/requirements.txt"; do
     if [ -s "$list" ]; then
-        "$python" -m pip install --no-index --no-deps --find-links "$locked/files" --require-hashes -r "$list"
+        "$python" -m pip install --no-deps --require-hashes -r "$list"
     fi
 done

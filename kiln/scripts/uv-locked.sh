@@ -10,7 +10,7 @@ if ! command -v "$python" > /dev/null; then
     echo "kiln: the image has no '$python'; put an apt layer with python3 before this one" >&2
     exit 1
 fi
-unset UV_NO_CACHE
+unset UV_NO_CACHE UV_FIND_LINKS
 export UV_CACHE_DIR="$TMPDIR/uv"
 trap 'rm -rf "$UV_CACHE_DIR"' EXIT
 export UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never UV_NO_CONFIG=1 UV_NO_PROGRESS=1 UV_OFFLINE=1

@@ -102,7 +102,7 @@ def test_packages_know_their_lines(folder: Path, lock: Lock) -> None:
         ("136487", "136488", "layer 2 (pip)"),
         (f"digest: sha256:{A}", f"digest: sha256:{C}", "the base"),
         ("epoch: 1700000000", "epoch: 1700000001", "the base"),
-        ('"A": "1"', '"A": "2"', "a line before 'base:'"),
+        ('A: "1"', 'A: "2"', "a line before 'base:'"),
         ("number: 1", "number: 2", "layer 1 (apt)"),
     ],
 )
