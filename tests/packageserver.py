@@ -48,51 +48,9 @@ class Packages:
         self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
         self.cut, self.sent = 0, 0
+        self.login = "Basic " + base64.b64encode(login.encode()).decode() if login else ""
         self._debian: dict[str, str] = {}
-        packages, wanted = self, "Basic " + base64.b64encode(login.encode()).decode()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                packages.asked.append(self.path)
-                self._answer()
-
-            def do_HEAD(self) -> None:
-                self._answer()
-
-            def _answer(self) -> None:
-                data = packages.answer(self.path)
-                if login and self.headers.get("Authorization") != wanted:
-                    self._refuse(401)
-                elif data is None:
-                    self._refuse(404)
-                else:
-                    self._send(data)
-
-            def _refuse(self, code: int) -> None:
-                self.send_response(code)
-                if code == 401:
-                    self.send_header("WWW-Authenticate", 'Basic realm="a test"')
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def _send(self, data: bytes) -> None:
-                code, start, end = _part(self.headers.get("Range", ""), len(data))
-                self.send_response(code)
-                if code == 206:
-                    self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
-                html = self.path.startswith("/simple/")
-                self.send_header("Content-Type", "text/html" if html else "application/octet-stream")
-                self.send_header("Content-Length", str(end - start))
-                self.end_headers()
-                if self.command == "GET":
-                    sent = data[start:end][: packages.cut or None]
-                    packages.sent += len(sent)
-                    self.wfile.write(sent)
-                    self.close_connection = True
-
-            def log_message(self, format: str, *args: object) -> None: ...
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"packages": self}))
 
     def answer(self, path: str) -> bytes | None:
         """What is at a path; None for nothing."""
@@ -211,6 +169,50 @@ class Packages:
     ) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    packages: Packages
+
+    def do_GET(self) -> None:
+        self.packages.asked.append(self.path)
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        data, login = self.packages.answer(self.path), self.packages.login
+        if login and self.headers.get("Authorization") != login:
+            self._refuse(401)
+        elif data is None:
+            self._refuse(404)
+        else:
+            self._send(data)
+
+    def _refuse(self, code: int) -> None:
+        self.send_response(code)
+        if code == 401:
+            self.send_header("WWW-Authenticate", 'Basic realm="a test"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _send(self, data: bytes) -> None:
+        code, start, end = _part(self.headers.get("Range", ""), len(data))
+        self.send_response(code)
+        if code == 206:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
+        html = self.path.startswith("/simple/")
+        self.send_header("Content-Type", "text/html" if html else "application/octet-stream")
+        self.send_header("Content-Length", str(end - start))
+        self.end_headers()
+        if self.command == "GET":
+            sent = data[start:end][: self.packages.cut or None]
+            self.packages.sent += len(sent)
+            self.wfile.write(sent)
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None: ...
 
 
 def _part(asked: str, size: int) -> tuple[int, int, int]:
