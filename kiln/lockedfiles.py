@@ -33,6 +33,7 @@ from kiln.site import Site
 
 JOBS = 4
 ASKED_AT_ONCE = 8
+WANTS_A_LOGIN = (401, 403)
 IN_THE_BASE = "file:"
 """The scheme of a package that lies in the base itself, and is taken from there."""
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!~%-]*")
@@ -145,9 +146,12 @@ class LockedFiles:
         return self._opened(package.url, headers, stop)
 
     def gone(self, package: Locked, said: str) -> LockError:
+        hint = f"run: invoke lock {self.lock.name} --update {package.name}"
+        if said in (f"answers {code}" for code in WANTS_A_LOGIN):
+            hint = f"put a login for {host_of(package.url)} into the site's 'indexes' or 'mirrors'"
         return LockError(
             f"{package.title} can't be fetched as it was locked: {package.url} {said}",
-            f"run: invoke lock {self.lock.name} --update {package.name}",
+            hint,
             [f"{self.lock.place(package)}: {package.text}"],
         )
 

@@ -164,6 +164,7 @@ def test_the_sites_login_is_sent_to_its_index_alone(tmp_path: Path) -> None:
         with pytest.raises(LockError, match="answers 401") as caught:
             opened(tmp_path / "b", mine).fetch([mine], None)
         assert "cret" not in caught.value.message
+        assert caught.value.hint == f"put a login for {own.host} into the site's 'indexes' or 'mirrors'"
 
 
 def test_addresses_in_a_lock_have_no_login_and_no_mirror_of_a_site() -> None:
