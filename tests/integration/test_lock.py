@@ -240,11 +240,13 @@ def test_a_package_that_is_gone_is_told_by_check_and_fetch(locked: Locked) -> No
     locked.forget()
     for path in ("/files/needed-1.5-py3-none-any.whl", "/debian/kiln-base_2.1_all.deb"):
         locked.server.remove(path)
+    url = locked.server.url
+    deb, wheel = (locked.line_of(text) for text in ("kiln-base 2.1", "needed 1.5"))
     done = locked.lock("--check").expect(
         14,
         "demo.lock no longer holds, for 2 reasons",
-        f"demo.lock:{locked.line_of('kiln-base 2.1')}: layer 2 (apt): kiln-base 2.1: {locked.server.url}/debian/",
-        f"demo.lock:{locked.line_of('needed 1.5')}: layer 4 (pip): needed 1.5: {locked.server.url}/files/needed-1.5",
+        f"demo.lock:{deb}: layer 2 (apt): kiln-base 2.1: {url}/debian/",
+        f"demo.lock:{wheel}: layer 4 (pip): needed 1.5: {url}/files/needed-1.5",
         "answers 404",
         "-> run: invoke lock demo --update kiln-base",
     )
