@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 from kiln import (
     assembly,
     bases,
@@ -39,6 +41,7 @@ from kiln.runtime.contract import Output
 from kiln.ui import Step
 
 BASE = "base"
+WORDS = (BASE, "apt", "pip")
 PYTHON = ("pip", "uv")
 
 
@@ -123,8 +126,8 @@ def lock(context: Context, name: str, what: Sequence[str], runtime: str) -> tupl
 
     Raises `LockError` for what can't be resolved, and whatever a base's making raises.
     """
-    manifest, update = context.load(name), Update(tuple(each.strip() for each in what if each.strip()))
-    before = _before(context, name)
+    manifest, before = context.load(name), _before(context, name)
+    update = Update(tuple(_named(each, before) for each in what if each.strip()))
     _refuse_unknown(update, before, name)
     workspace.reap(context.site.work)
     keeps_base = before is not None and not update.of_base() and before.base.text == manifest.base.text
@@ -158,8 +161,15 @@ def _before(context: Context, name: str) -> Lock | None:
         return None
 
 
+def _named(text: str, before: Lock | None) -> str:
+    """What `--update` means by a word: a Python package may be written in many ways."""
+    word = text.strip()
+    names = {package.name for layer in (before.layers if before else ()) for package in layer.locked}
+    return word if word in names or word in WORDS else canonicalize_name(word)
+
+
 def _refuse_unknown(update: Update, before: Lock | None, name: str) -> None:
-    known = {BASE, "apt", "pip"}
+    known = {*WORDS}
     if before:
         known |= {package.name for layer in before.layers for package in layer.locked}
     for each in update.what:

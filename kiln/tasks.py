@@ -168,9 +168,9 @@ def lock(
     """Resolve an image's base and packages without building it, into manifests/NAME.lock."""
     from kiln import lockcheck, locking
 
-    if check and update:
-        raise Exit("--check changes nothing, and --update does: give one of them", code=2)
     with opened(json, site, images) as context:
+        if check and update:
+            raise UsageError("--check changes nothing, and --update does", "give one of them")
 
         def work(each: str) -> None:
             changed: list[str] | None = None

@@ -10,6 +10,8 @@ if ! command -v apt-get > /dev/null; then
     exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive
+# Which of Python's own modules are used depends on the machine; packages compile theirs themselves.
+export PYTHONDONTWRITEBYTECODE=1
 locked=/run/kiln/locked
 work=$TMPDIR/apt
 archives=$work/cache/archives

@@ -13,6 +13,8 @@ fi
 # The image is the environment: what PEP 668 protects is somebody's machine.
 export PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
 export PIP_NO_INPUT=1 PIP_PROGRESS_BAR=off PIP_NO_CACHE_DIR=1
+# What pip itself uses stays as it is; what it installs it compiles all the same.
+export PYTHONDONTWRITEBYTECODE=1
 locked=/run/kiln/locked
 # As variables these hold for what a source is built with too, and win over the image's own pip.conf.
 export PIP_NO_INDEX=1 PIP_FIND_LINKS="$locked/files"

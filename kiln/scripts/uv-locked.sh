@@ -14,6 +14,8 @@ unset UV_NO_CACHE UV_FIND_LINKS
 export UV_CACHE_DIR="$TMPDIR/uv"
 trap 'rm -rf "$UV_CACHE_DIR"' EXIT
 export UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never UV_NO_CONFIG=1 UV_NO_PROGRESS=1 UV_OFFLINE=1
+# uv asks Python what it is; only what is installed is to be compiled.
+export PYTHONDONTWRITEBYTECODE=1
 # A read-only image can't keep what Python compiles at each start.
 export UV_COMPILE_BYTECODE=1
 install() {
@@ -33,6 +35,8 @@ else
         fi
     fi
     install --python "$venv/bin/python"
+    # Only this uv had a use for it, and anybody may write to it.
+    rm -f "$venv/.lock"
     # Nothing in it may lead to what is mounted for this step alone.
     if grep -rlIs /run/kiln "$venv/pyvenv.cfg" "$venv/bin" || find "$venv" -lname '/run/kiln/*' | grep .; then
         echo "kiln: the environment $venv points to Kiln's own mounts (see the files above)" >&2

@@ -133,6 +133,8 @@ def test_what_is_to_be_updated_must_be_there(context: Context) -> None:
     before = lock_of(context, loaded(context, *LAYERS))
     for what in ("base", "apt", "pip", "rolldice", "c"):
         locking._refuse_unknown(Update((what,)), before, "demo")
+    assert locking._named(" Torch_Vision ", before) == "torch-vision"
+    assert locking._named("rolldice", before) == "rolldice"
     with pytest.raises(UsageError, match="'torch' is not in the lock of demo"):
         locking._refuse_unknown(Update(("torch",)), before, "demo")
 
