@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from kiln import finish, layerrun, workspace
 from kiln.context import Context
 from kiln.errors import RuntimeFailure, UsageError
 from kiln.files import remove_tree, write_atomic
 from kiln.layers.entry import Entry
-from kiln.layers.store import LayerStore, Wanted, age
+from kiln.layers.store import LayerStore, Made, Make, Wanted, age
 from kiln.plan import Plan, PlannedLayer
 from kiln.runtime import namespace
 from kiln.runtime.contract import Runtime
@@ -28,9 +28,8 @@ from kiln.workspace import Workspace
 
 CONTAINER, BASE = "build", "base"
 
-Made = tuple[Path, Path | None]
-"""A new tree, and its log if it has one."""
-Make = Callable[[], Made]
+Run = Callable[[], Sequence[Mapping[str, Any]]]
+"""Runs a layer; returns what it changed of the packages, as an entry has it."""
 
 
 class Assembly(Protocol):
@@ -42,7 +41,12 @@ class Assembly(Protocol):
         """Have the base there; `make` makes it as the container that it is given."""
         ...
 
-    def layer(self, item: PlannedLayer, run: Callable[[], None], log: Path, step: Step) -> Entry | None:
+    @property
+    def bottom(self) -> Path:
+        """The base's tree; where layers aren't kept it is that only until the first one runs."""
+        ...
+
+    def layer(self, item: PlannedLayer, run: Run, log: Path, step: Step) -> Entry | None:
         """Have a layer on top; `run` runs it in the container. The entry, where it was made before."""
         ...
 
@@ -65,7 +69,11 @@ class Flat:
         make(CONTAINER)
         layerrun.save_identity(self.runtime.rootfs(CONTAINER), self._workspace.state)
 
-    def layer(self, item: PlannedLayer, run: Callable[[], None], log: Path, step: Step) -> Entry | None:
+    @property
+    def bottom(self) -> Path:
+        return self.runtime.rootfs(CONTAINER)
+
+    def layer(self, item: PlannedLayer, run: Run, log: Path, step: Step) -> Entry | None:
         run()
         return None
 
@@ -90,25 +98,30 @@ class Stacked:
         self.runtime, self._outside = inside, outside
         self._store, self._space, self._workspace, self._leases = store, space, private, leases
         self.entries: list[Entry] = []
+        self._bound = 0  # How many of them are bound in the namespace.
 
     def base(self, wanted: Wanted, make: Callable[[str], None], step: Step) -> None:
         def made() -> Made:
             make(BASE)
-            return self._outside.rootfs(BASE), None
+            return Made(self._outside.rootfs(BASE))
 
         self.take(wanted, made, step)
 
-    def layer(self, item: PlannedLayer, run: Callable[[], None], log: Path, step: Step) -> Entry | None:
+    @property
+    def bottom(self) -> Path:
+        return self._store.local.tree(self.entries[0])
+
+    def layer(self, item: PlannedLayer, run: Run, log: Path, step: Step) -> Entry | None:
         def made() -> Made:
             self.mount()
             rootfs, state = self.runtime.rootfs(CONTAINER), self._workspace.state
             layerrun.save_identity(rootfs, state)
-            run()
+            changes = run()
             finish.restore_identity(rootfs, state)
             self._space.unmount(self._target)
             # All whiteouts are links of one that lies there: removed later, it would change their ctime.
             remove_tree(self._workspace.overlay_work)
-            return self._workspace.upper, log
+            return Made(self._workspace.upper, log, changes)
 
         return self.take(item.wanted, made, step)
 
@@ -138,18 +151,27 @@ class Stacked:
     def mount(self, *, anew: bool = True) -> None:
         """Mount what is taken so far, with an empty folder for changes above it, or the one that is there."""
         private = self._workspace
-        for folder in (private.lower, private.overlay_work, *((private.upper,) if anew else ())):
+        for folder in (private.overlay_work, *((private.upper,) if anew else ())):
             remove_tree(folder)
-        for folder in (private.lower, private.overlay_work, private.upper, self._target):
+        for folder in (private.overlay_work, private.upper, self._target):
             folder.mkdir(exist_ok=True)
-        for number, entry in enumerate(self.entries):
-            (private.lower / str(number)).symlink_to(self._store.local.tree(entry))
+        self._bind()
         stack = [[entry.kind, entry.key, entry.id] for entry in self.entries]
         write_atomic(private.stack / "entries.json", json.dumps(stack).encode())
         self._space.mount(private.lower, private.upper, private.overlay_work, self._target)
-        # What is mounted stays as it is; what lay at a path may have been replaced before.
-        if not all(self._store.local.has(entry) for entry in self.entries):
-            raise RuntimeFailure("another build has made a layer below anew meanwhile", "run it again")
+
+    def _bind(self) -> None:
+        """Have what was taken since the last time in the namespace, whatever takes its place later."""
+        lower, store = self._workspace.lower, self._store.local
+        if self._bound == 0:
+            remove_tree(lower)
+        new = [(store.tree(entry), lower / str(number)) for number, entry in enumerate(self.entries)]
+        for _, place in new[self._bound :]:
+            place.mkdir(parents=True)
+        self._space.bind(new[self._bound :])
+        if not all(store.has(entry) for entry in self.entries[self._bound :]):
+            raise RuntimeFailure("another build has just made a layer below anew", "run it again")
+        self._bound = len(self.entries)
 
     def take_again(self) -> None:
         """Have the entries again on which this workspace was kept. Raises `UsageError` where one is gone."""

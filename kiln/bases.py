@@ -175,10 +175,11 @@ class Maker:
 
     def _unpack(self, found: Found, resolved: Resolved, tree: Path) -> None:
         if found.local:
-            layers: Sequence[Path] = found.local.fetch(resolved, self.blobs, self.progress)
+            layers = found.local.fetch(resolved, self.blobs, self.progress)
+            unpack(layers, resolved, tree, self.env, self.progress)
         else:
-            layers = self._pull(resolved, self.progress)
-        unpack(layers, resolved, tree, self.env, self.progress)
+            with self.client.delivery(resolved, self.blobs, self.progress) as delivery:
+                unpack(delivery.paths, resolved, tree, self.env, self.progress, delivery)
         imageformat.configure(tree, resolved.config, resolved.uri)
 
     def _pull(self, resolved: Resolved, progress: Progress) -> Sequence[Path]:

@@ -93,10 +93,22 @@ class BusyError(KilnError):
     meaning = "somebody else holds what is needed, for longer than the limit"
 
 
+class GuardError(KilnError):
+    id = "guard"
+    exit_code = 13
+    meaning = "a layer would change a package that its base protects"
+
+
 class LockError(KilnError):
     id = "lock"
     exit_code = 14
     meaning = "a lock is missing, changed by hand or out of date, or what it names is gone or has other bytes"
+
+
+class VerifyError(KilnError):
+    id = "verify"
+    exit_code = 16
+    meaning = "an image is not what its record or signature says, or needs a newer driver than the site has"
 
 
 class Interrupted(KilnError):

@@ -107,6 +107,7 @@ class Lock:
     name: str
     architecture: str
     env: Mapping[str, str]
+    guard: Mapping[str, Any]
     base: LockedBase
     layers: tuple[LockedLayer, ...]
 
@@ -114,7 +115,7 @@ class Lock:
     def inputs(self) -> dict[str, Any]:
         """What it was made from, as `inputs` has it of a manifest."""
         layers = [{"kind": each.kind, **each.inputs} for each in self.layers]
-        return _inputs(self.base.text, self.architecture, self.env, layers)
+        return _inputs(self.base.text, self.architecture, self.env, self.guard, layers)
 
     @property
     def made_from(self) -> str:
@@ -123,7 +124,7 @@ class Lock:
     @property
     def checksum(self) -> str:
         blocks = [checksum(self.base.to_data()), *(checksum(each.to_data()) for each in self.layers)]
-        return checksum([self.name, self.architecture, dict(self.env), self.made_from, blocks])
+        return checksum([self.name, self.architecture, self.made_from, blocks])
 
     @property
     def packages(self) -> list[Locked]:
@@ -182,16 +183,24 @@ def without_login(text: str) -> str:
 def inputs(manifest: Manifest, architecture: str) -> dict[str, Any]:
     """What of a manifest a lock is made from. Raises `ManifestError` for a file that is gone."""
     layers = [{"kind": each.kind, **layer_inputs(each, manifest.folder)} for each in manifest.layers]
-    return _inputs(manifest.base.text, architecture, environment(manifest), layers)
+    return _inputs(manifest.base.text, architecture, environment(manifest), guarded(manifest), layers)
 
 
 def environment(manifest: Manifest) -> dict[str, str]:
     return {name: without_login(value) for name, value in manifest.env.items()}
 
 
-def _inputs(base: str, architecture: str, env: Mapping[str, str], layers: list[Any]) -> dict[str, Any]:
+def guarded(manifest: Manifest) -> dict[str, Any]:
+    """Which packages of the base pip and uv must leave as they are: that decides of versions."""
+    return manifest.guard.inputs()
+
+
+def _inputs(
+    base: str, architecture: str, env: Mapping[str, str], guard: Mapping[str, Any], layers: list[Any]
+) -> dict[str, Any]:
     pairs = [list(item) for item in env.items()]
-    return {"base": base, "architecture": architecture, "env": pairs, "layers": layers}
+    data = {"base": base, "architecture": architecture, "env": pairs, "guard": dict(guard)}
+    return {**data, "layers": layers}
 
 
 def layer_inputs(layer: Layer, folder: Path) -> dict[str, Any]:
@@ -211,8 +220,9 @@ def changes(lock: Lock, manifest: Manifest, architecture: str) -> list[str]:
     for name in ("base", "architecture"):
         if before[name] != now[name]:
             said.append(f"{name} {before[name]} is now {now[name]}")
-    if env := keys.changes({"env": before["env"]}, {"env": now["env"]}):
-        said.append(env)
+    for name in ("env", "guard"):
+        if changed := keys.changes({name: before[name]}, {name: now[name]}):
+            said.append(changed)
     return [*said, *_layer_changes(before["layers"], now["layers"])]
 
 

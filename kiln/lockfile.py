@@ -3,7 +3,7 @@
 Owns its form and its checksums. What is in it is `kiln.locked`'s. A text that is made by this module is the
 only one that is taken: what is changed by hand is refused, with its place.
 
-    format, name, architecture, env
+    format, name, architecture, env, guard
     made_from    the checksum of what it was made from: `Lock.inputs`
     checksum     of everything else in the file; base and layers have one each, so that a change has a place
     base         text, label, digest, platform_digest, epoch; sources and packages of one made from a mirror
@@ -57,6 +57,7 @@ def render(lock: Lock) -> str:
         f"made_from: {lock.made_from}",
         f"checksum: {lock.checksum}",
         *_mapping("env", lock.env, ""),
+        *_mapping("guard", lock.guard, ""),
         "base:",
         *_block(lock.base.to_data(), "  "),
         "layers:" if lock.layers else "layers: []",
@@ -191,6 +192,7 @@ class _LockModel(Model):
     made_from: _Digest
     checksum: _Digest
     env: _Texts
+    guard: _Inputs
     base: _BaseModel
     layers: tuple[_LayerModel, ...]
 
@@ -218,6 +220,7 @@ def load(manifests: Path, name: str) -> Lock | None:
         model.name,
         model.architecture,
         model.env,
+        model.guard,
         LockedBase(
             base.text, base.label, base.digest, base.platform_digest, base.epoch, base.sources, base.locked
         ),

@@ -29,6 +29,7 @@ from kiln import (
     workspace,
 )
 from kiln import build as building
+from kiln import guard as guards
 from kiln.bases import Found
 from kiln.context import Context
 from kiln.errors import LockError, UsageError
@@ -85,6 +86,7 @@ class Work:
             self.manifest.name,
             self.context.architecture,
             locked.environment(self.manifest),
+            locked.guarded(self.manifest),
             self.base,
             tuple(self.layers),
         )
@@ -187,7 +189,8 @@ def _base(found: Found) -> LockedBase:
 
 def _kept(context: Context, manifest: Manifest, before: Lock, update: Update) -> dict[int, LockedLayer]:
     """The layers whose packages stay: all up to the first that is another, or is to be updated."""
-    if before.env != locked.environment(manifest) or before.architecture != context.architecture:
+    same = (before.env, before.guard) == (locked.environment(manifest), locked.guarded(manifest))
+    if not same or before.architecture != context.architecture:
         return {}
     old = [each for each in before.layers if each.kind != "run"]
     kept: dict[int, LockedLayer] = {}
@@ -217,7 +220,8 @@ def _resolve(work: Work, found: Found, runtime: str, *, new_base: bool) -> None:
         tree = ending.enter_context(assembly.opened(context, plan, private, runtime))
         logs = layerrun.log_folder(context.site.logs, private.id)
         _make_base(work, plan, private, tree, logs)
-        inside = Tree(context, plan, private, tree.runtime, logs)
+        guard = guards.of_base(tree.bottom, work.manifest.guard)
+        inside = Tree(context, plan, private, tree.runtime, logs, guard)
         if new_base and found.suite:
             with context.ui.step(f"lock {found.base.text}") as step:
                 packages = _resolver(work, inside).base(step)

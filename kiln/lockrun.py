@@ -14,9 +14,12 @@ from pathlib import Path
 import packaging
 
 from kiln import debootstrap, files, layercommand, layerrun, packagecache
+from kiln import guard as guards
 from kiln.assembly import CONTAINER
+from kiln.constraints import Handed
 from kiln.context import Context
 from kiln.errors import LockError
+from kiln.guard import Guard
 from kiln.layercommand import INSIDE, LAYER, LayerCommand
 from kiln.manifest import Layer, Mount
 from kiln.plan import Plan
@@ -30,6 +33,7 @@ PINS = f"{LAYER}/pins.txt"
 LARGEST = 256 << 20
 """Bytes of what a script says; pip's report has the whole metadata of each package."""
 TAIL_LINES = 15
+PROTECTED = "its base protects {}: ask for versions that go with these, or allow others (docs/guard.md)"
 HINT = "a lock is resolved on the base with its apt and copy layers; what run layers do is not known to it"
 
 
@@ -46,6 +50,7 @@ class Tree:
     workspace: Workspace
     runtime: Runtime
     logs: Path
+    guard: Guard
 
     def ask(  # a script has this many sides
         self,
@@ -54,12 +59,17 @@ class Tree:
         step: Step,
         *,
         timeout: float,
+        layer: Layer | None = None,
         pins: Sequence[str] = (),
         cache: str = "",
         hint: str = HINT,
     ) -> None:
-        """Run a script; `pins` are lines that it finds in `PINS`. Raises `Failed` with the end of its log."""
-        mounts = [*made.mounts, PACKAGING]
+        """Run a script; `pins` are lines that it finds in `PINS`. Raises `Failed` with the end of its log.
+
+        With a `layer` pip and uv are held to what its base protects, as when it is made.
+        """
+        handed = self._hand(layer, made) if layer else Handed()
+        mounts = [*made.mounts, *handed.mounts, PACKAGING]
         if pins:
             path = self.workspace.scripts / "pins.txt"
             path.write_text("".join(f"{line}\n" for line in pins))
@@ -71,7 +81,11 @@ class Tree:
         command = Command(
             argv=("/bin/sh", f"{INSIDE}/scripts/layer.sh", *made.argv),
             what=f"lock {title}",
-            env={**layerrun.build_environment(self.context, self.plan, self.workspace, rootfs), **made.env},
+            env={
+                **layerrun.build_environment(self.context, self.plan, self.workspace, rootfs),
+                **made.env,
+                **handed.env,
+            },
             mounts=(*layerrun.build_mounts(self.context, self.plan, self.workspace), *mounts),
             timeout=timeout,
         )
@@ -83,7 +97,14 @@ class Tree:
             except TimeLimit as error:
                 result = error.result
         if result.returncode != 0 or result.timed_out:
-            raise _failed(title, result, log_path, hint)
+            held = guards.refused(handed.pins, result.output)
+            names = ", ".join(f"{pin.name} {pin.version}" for pin in held)
+            raise _failed(title, result, log_path, PROTECTED.format(names) if held else hint)
+
+    def _hand(self, layer: Layer, made: LayerCommand) -> Handed:
+        tree, manifest = self.runtime.rootfs(CONTAINER), self.plan.manifest
+        seen = layerrun.variables(self.context, self.plan, self.workspace, tree, made)
+        return self.guard.hand(layer, tree, seen, manifest.folder, self.workspace.scripts)
 
     def said(self, name: str = "found") -> bytes:
         """What the last script wrote under a name; b"" for nothing."""

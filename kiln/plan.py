@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kiln.bases import Found
+from kiln.driver import Verdict
 from kiln.layers import key as keys
 from kiln.layers.key import Key
 from kiln.layers.store import LayerStore, Lookup, Wanted
@@ -104,7 +105,10 @@ class Need:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a build would do. `published` is a version that is already made from the same `key`."""
+    """What a build would do. `published` is a version that is already made from the same `key`.
+
+    `driver` is whether the site's driver runs the base's CUDA; None where nobody has asked.
+    """
 
     manifest: Manifest
     base: Found
@@ -119,6 +123,7 @@ class Plan:
     runtime: str
     needs: tuple[Need, ...]
     lock: Lock | None = None
+    driver: Verdict | None = None
 
     @property
     def inputs(self) -> list[Mapping[str, Any]]:
@@ -136,6 +141,7 @@ class Plan:
             "lock": str(self.lock.path) if self.lock else None,
             "up_to_date": self.published.version if self.published else None,
             "layer_cache": self.uncached or "on",
+            "driver": vars(self.driver) if self.driver else None,
             "base": {
                 "text": self.base.base.text,
                 "digest": self.base.digest,
@@ -206,7 +212,9 @@ def _layers(manifest: Manifest, base: Found, setting: Setting) -> Iterator[Wante
     parent = _base(base, setting).key.digest
     for number, layer in enumerate(manifest.layers, 1):
         locked = setting.lock.inputs_of(number) if setting.lock else None
-        key = keys.of_layer(layer, parent, manifest.env, setting.manifests, setting.architecture, locked)
+        key = keys.of_layer(
+            layer, parent, manifest.env, manifest.guard, setting.manifests, setting.architecture, locked
+        )
         forced = setting.anew.option if setting.anew and number >= setting.anew.start else ""
         yield Wanted("layer", key, layer.title, locked is not None or keys.pinned(layer), forced)
         parent = key.digest

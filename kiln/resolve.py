@@ -116,6 +116,7 @@ class Resolver:
                 replace(made, argv=argv),
                 step,
                 timeout=timeout,
+                layer=question.layer,
                 pins=kept,
                 cache=cache,
                 hint=hint,

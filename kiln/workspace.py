@@ -8,7 +8,7 @@
       scripts/        the texts of run layers
       enroot/         enroot's runtime, temporary and configuration folders
       export/         the finished file before it is published
-      stack/          the overlay under way: lower/ (links), upper/ (what changes), work/, entries.json
+      stack/          the overlay under way: lower/ (bound), upper/ (what changes), work/, entries.json
 
 Owns making, finding, keeping and reaping. A folder is reaped only when its owner is provably dead:
 same host, and another boot, no such process, or a process that started at another time. What the

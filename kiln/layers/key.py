@@ -18,6 +18,7 @@ from kiln import files
 from kiln.errors import ManifestError
 from kiln.layercommand import SCRIPTS
 from kiln.manifest import AptLayer, CopyLayer, Layer, Manifest, PipLayer, RunLayer, SmokeTest, UvLayer
+from kiln.protection import Protection
 
 FORMAT = 1
 MOST_NAMED = 3
@@ -42,15 +43,16 @@ def of_base(digest: str, made_by: str) -> Key:
     return of({"base": digest, "tool": made_by})
 
 
-def of_layer(  # a key is made of this many things
+def of_layer(
     layer: Layer,
     parent: str,
     env: Mapping[str, str],
+    guard: Protection,
     folder: Path,
     architecture: str,
     locked: Mapping[str, str] | None = None,
 ) -> Key:
-    """The key of one layer on the parent's key; `folder` is the manifest's.
+    """The key of one layer on the parent's key; `env` and `guard` are the manifest's, `folder` is its.
 
     `locked` are the packages of a locked layer, by name: where one comes from decides nothing, so that isn't
     there. Without a lock the key is what it was before there were locks.
@@ -70,6 +72,9 @@ def of_layer(  # a key is made of this many things
             # Each may refer to those before it.
             "env": [list(item) for item in env.items()],
             "architecture": architecture,
+            # A layer that is taken from the store isn't compared again. The versions that pip and uv are held
+            # to follow from the base and this.
+            "guard": guard.inputs(),
             **({} if locked is None else {"locked": dict(locked)}),
         }
     )
@@ -160,8 +165,9 @@ def _few(things: Sequence[str]) -> str:
 
 def _scripts(kind: str) -> str:
     """The digest of Kiln's scripts that run a layer of this kind."""
-    names = ["rc", "layer.sh"] + ([f"{kind}.sh"] if kind != "run" else [])
-    names += ["repository.sh"] if kind == "apt-locked" else []
+    own = {"run": [], "pip": ["pip.sh", "compile.py"], "apt-locked": ["apt-locked.sh", "repository.sh"]}
+    own["pip-locked"] = ["pip-locked.sh", "compile.py"]
+    names = ["rc", "layer.sh", *own.get(kind, [f"{kind}.sh"])]
     return hashlib.sha256(b"".join((SCRIPTS / name).read_bytes() for name in names)).hexdigest()
 
 

@@ -20,6 +20,7 @@ from kiln.registry import oci
 from kiln.registry.auth import Authorizer
 from kiln.registry.blobs import blob_path
 from kiln.registry.credentials import Credentials
+from kiln.registry.delivery import Delivery
 from kiln.registry.download import Progress, Pull
 from kiln.registry.oci import Descriptor, Resolved
 from kiln.registry.reference import Reference
@@ -77,7 +78,7 @@ class Client:
 
     def download(self, reference: Reference, wanted: Descriptor, blobs: Path) -> Path:
         """Bring one blob into the folder `blobs`, or find it there; returns its path."""
-        Pull(self._repository(reference), blobs, self._notify).run([wanted], JOBS, None)
+        Pull(self._repository(reference), blobs, self._notify).run([wanted], JOBS)
         return blob_path(blobs, wanted.digest)
 
     def pull(
@@ -90,6 +91,13 @@ class Client:
         repository = self._repository(resolved.reference)
         Pull(repository, blobs, self._notify).run(resolved.layers, jobs, progress)
         return [blob_path(blobs, layer.digest) for layer in resolved.layers]
+
+    def delivery(self, resolved: Resolved, blobs: Path, progress: Progress) -> Delivery:
+        """The same in a thread, beside the block of a `with` statement."""
+        if resolved.reference is None:
+            raise ValueError(f"{resolved.uri} is not in a registry: see kiln.registry.layout")
+        pull = Pull(self._repository(resolved.reference), blobs, self._notify)
+        return Delivery(pull, resolved.layers, JOBS, progress)
 
     def _repository(self, reference: Reference) -> Repository:
         return Repository(endpoint(reference, self._mirrors), self._transport, self._authorizer)

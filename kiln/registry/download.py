@@ -1,7 +1,7 @@
 """Blobs from a registry: gone on with after a cut, verified, several at once.
 
-A pull has so many threads, each with one connection. A thread begins a blob that nobody has begun,
-the largest first, and then fetches its ranges one after the other; where no such blob is left it
+A pull has so many threads, each with one connection. A thread begins the first blob that nobody has
+begun, and then fetches its ranges one after the other; where no such blob is left it
 helps with the ranges of the others. A large blob's ranges are given to helpers once the source has
 shown that it honours them (RFC 9110, section 14): until then, and where it doesn't, one thread
 fetches the blob in one stream.
@@ -90,10 +90,19 @@ class Pull:
         self._waiting, self._begun = deque[Download](), list[Download]()
         self._ended = queue.SimpleQueue[BaseException | None]()
 
-    def run(self, wanted: Sequence[Descriptor], jobs: int, progress: Progress | None) -> None:
-        """Bring each blob over `jobs` connections; the first failure stops the others and is raised."""
-        work = sorted(dict.fromkeys(wanted), key=lambda item: -item.size)
-        self._waiting.extend(Download(self, item) for item in work)
+    def run(
+        self,
+        wanted: Sequence[Descriptor],
+        jobs: int,
+        progress: Progress | None = None,
+        arrived: Callable[[Descriptor], None] = lambda _: None,
+    ) -> None:
+        """Bring each blob over `jobs` connections, in their order; the first failure stops all and is raised.
+
+        `arrived` is called, by any thread, with each blob that is there and verified.
+        """
+        work = list(dict.fromkeys(wanted))
+        self._waiting.extend(Download(self, item, arrived) for item in work)
         total = sum(item.size for item in work)
         # Daemons: a thread that hangs on a dead line must not keep a stopped process alive.
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(jobs)]
@@ -102,13 +111,17 @@ class Pull:
                 thread.start()
             self._wait_for(jobs, lambda: progress(self.meter.total(), total) if progress else None)
         finally:
-            self.stop.set()
-            with self.changed:
-                self.changed.notify_all()
+            self.end()
             deadline = time.monotonic() + STOP_SECONDS
             for thread in threads:
                 if thread.ident is not None:
                     thread.join(max(0.0, deadline - time.monotonic()))
+
+    def end(self) -> None:
+        """Have all threads stop, wherever they are."""
+        self.stop.set()
+        with self.changed:
+            self.changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
         """Make `run` raise `error`, unless another was first."""
@@ -155,8 +168,8 @@ class Pull:
 class Download:
     """One blob of a pull: one thread claims, opens and verifies it, and others help with its ranges."""
 
-    def __init__(self, pull: Pull, wanted: Descriptor) -> None:
-        self._pull, self._wanted, self.done = pull, wanted, False
+    def __init__(self, pull: Pull, wanted: Descriptor, arrived: Callable[[Descriptor], None]) -> None:
+        self._pull, self._wanted, self._arrived, self.done = pull, wanted, arrived, False
         self._partial: Partial | None = None
         self._taken = set[int]()
         self._ranged: bool | None = None  # Whether the source gives ranges; None until it was seen.
@@ -169,6 +182,7 @@ class Download:
                 if not complete(pull.blobs, wanted):
                     self._fetch_twice(path)
         pull.meter.set(wanted.digest, wanted.size)
+        self._arrived(wanted)
         with pull.changed:
             self.done = True
             pull.changed.notify_all()

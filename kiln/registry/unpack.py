@@ -1,11 +1,14 @@
 """Layers to a tree: the child that does it, and what it tells its parent.
 
-    python -m kiln.registry.unpack [--limit-bytes N] [--limit-entries N] TREE BLOB DIFF_ID [BLOB DIFF_ID]…
+    python -m kiln.registry.unpack [--limit-bytes N] [--limit-entries N] [--arrived FD]
+        TREE BLOB DIFF_ID [BLOB DIFF_ID]…
 
 It is started as root in a user namespace of its own, with TREE writable, and changes its root to
-TREE before it writes. On stdout it prints JSON lines: `{"progress": [done, all]}` in compressed
-bytes, `{"note": text}`, and for a failure, last, `{"id", "message", "hint"}` (exit code: the kind's).
-Starts no process. Owner and group are left as they come: everything in the namespace is 0:0.
+TREE before it writes. With --arrived, a blob is read once a line of FD has said its digest; where FD
+ends before, so does the child, with exit code 1 and no word. On stdout it prints JSON lines:
+`{"progress": [done, all]}` in compressed bytes (all: of the blobs begun), `{"note": text}`, and for a
+failure, last, `{"id", "message", "hint"}` (exit code: the kind's). Starts no process. Owner and group
+are left as they come: everything in the namespace is 0:0.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -57,7 +60,7 @@ def unpack(layers: Sequence[Layer], root: Path, limits: Limits = Limits(), say: 
 
     Changes the process's umask for the time: no other thread may make files meanwhile.
     """
-    with opened(layers) as streams:
+    with opened(layers, None) as streams:
         _Unpacking(os.fsencode(root), layers, limits, say or _silent).run(streams)
 
 
@@ -67,9 +70,11 @@ def main(argv: Sequence[str]) -> int:
     layers = [Layer(Path(blob), diff_id) for blob, diff_id in zip(pairs[::2], pairs[1::2], strict=True)]
     limits = Limits(arguments.limit_bytes, arguments.limit_entries)
     try:
-        with opened(layers) as streams:
+        with opened(layers, arguments.arrived) as streams:
             _enter(arguments.tree)
             _Unpacking(b"", layers, limits, _print).run(streams)
+    except _NoMore:
+        return 1
     except KilnError as error:
         _print({"id": error.id, "message": error.message, "hint": error.hint})
         return error.exit_code
@@ -86,19 +91,41 @@ def failure(line: str) -> KilnError | None:
         return None
 
 
+class _NoMore(Exception):
+    """The blobs that are missing will not come."""
+
+
 @contextlib.contextmanager
-def opened(layers: Sequence[Layer]) -> Iterator[list[IO[bytes]]]:
-    """All blobs, opened while they can still be reached."""
+def opened(layers: Sequence[Layer], arrived: int | None) -> Iterator[Iterable[IO[bytes]]]:
+    """All blobs, opened while they can still be reached; with `arrived`, each when that has told of it."""
     with contextlib.ExitStack() as stack:
-        try:
-            yield [stack.enter_context(layer.path.open("rb", buffering=0)) for layer in layers]
-        except OSError as error:
-            if error.filename is None:
-                raise
-            raise BaseError(
-                f"cannot read {os.fsdecode(error.filename)}: {error.strerror}",
-                "run it again: it will be fetched",
-            ) from error
+        if arrived is None:
+            yield [stack.enter_context(_opened(layer.path, os.fspath(layer.path))) for layer in layers]
+            return
+        # A pull has one folder for all.
+        folder = os.open(layers[0].path.parent, os.O_PATH)
+        stack.callback(os.close, folder)
+        yield _arriving(layers, folder, stack.enter_context(os.fdopen(arrived, encoding="ascii")))
+
+
+def _arriving(layers: Sequence[Layer], folder: int, told: IO[str]) -> Iterator[IO[bytes]]:
+    known: set[str] = set()
+    for layer in layers:
+        while f"sha256:{layer.path.name}" not in known:
+            line = told.readline()
+            if not line:
+                raise _NoMore
+            known.add(line.strip())
+        with _opened(layer.path, layer.path.name, folder) as stream:
+            yield stream
+
+
+def _opened(path: Path, name: str, folder: int | None = None) -> IO[bytes]:
+    try:
+        return open(os.open(name, os.O_RDONLY, dir_fd=folder), "rb", buffering=0)
+    except OSError as error:
+        hint = "run it again: it will be fetched"
+        raise BaseError(f"cannot read {path}: {error.strerror}", hint) from error
 
 
 def _enter(tree: Path) -> None:
@@ -122,8 +149,7 @@ class _Unpacking:
         self._budget, self._entries = Budget(limits.size), 0
         self._before, self._total, self._told = 0, 0, 0.0
 
-    def run(self, streams: Sequence[IO[bytes]]) -> None:
-        self._total = sum(os.fstat(stream.fileno()).st_size for stream in streams)
+    def run(self, streams: Iterable[IO[bytes]]) -> None:
         with contextlib.suppress(OSError):
             # A default ACL on the folder would change the modes of all that is made in it.
             os.removexattr(self._root or b"/", "system.posix_acl_default")
@@ -135,6 +161,7 @@ class _Unpacking:
             os.umask(umask)
 
     def _layer(self, number: int, layer: Layer, stream: IO[bytes]) -> None:
+        self._total += os.fstat(stream.fileno()).st_size
         name = f"layer {number} of {len(self._layers)} (sha256:{layer.path.name})"
         inflated = Inflated(stream, self._budget)
         try:
@@ -203,6 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kiln.registry.unpack", description="Put layers into a tree.")
     parser.add_argument("--limit-bytes", type=int, default=LIMIT_BYTES)
     parser.add_argument("--limit-entries", type=int, default=LIMIT_ENTRIES)
+    parser.add_argument("--arrived", type=int, metavar="FD")
     parser.add_argument("tree", type=Path)
     parser.add_argument("layers", nargs="+", metavar="BLOB DIFF_ID")
     return parser

@@ -74,16 +74,25 @@ class Namespace:
     def mount(self, lower: Path, upper: Path, work: Path, target: Path) -> None:
         """Mount an overlay at the folder `target`.
 
-        `lower` is a folder of links named 0 (the lowest), 1, 2 and on to the lower directories; `work` an
-        empty folder beside `upper`. Raises `RuntimeFailure` where the kernel refuses.
+        `lower` is a folder of what is named 0 (the lowest), 1, 2 and on: the lower directories, or links to
+        them; `work` an empty folder beside `upper`. Raises `RuntimeFailure` where the kernel refuses.
         """
         count = sum(1 for _ in lower.iterdir())
         # Short names, since all options together must fit into a page.
         lowers = ":".join(str(number) for number in reversed(range(count)))
-        # Without userxattr the mount succeeds, and removing a lower directory gives EIO.
-        options = f"lowerdir={lowers},upperdir={_escaped(upper)},workdir={_escaped(work)},userxattr"
+        # Without userxattr the mount succeeds, and removing a lower directory gives EIO. If not volatile, its
+        # unmount waits until all that anybody has written to the file system is on the disk: what a power cut
+        # takes from a layer is noticed by the sizes of its files.
+        places = f"lowerdir={lowers},upperdir={_escaped(upper)},workdir={_escaped(work)}"
+        options = f"{places},userxattr,volatile"
         script = 'cd "$1" && exec mount -t overlay overlay -o "$2" "$3"'
         self._tool(("sh", "-c", script, "sh", str(lower), options, str(target)), "mount an overlay")
+
+    def bind(self, pairs: Sequence[tuple[Path, Path]]) -> None:
+        """Have the folders that are first of each pair at the second, whatever becomes of their names."""
+        script = 'while [ $# -gt 1 ]; do mount --bind "$1" "$2" || exit; shift 2; done'
+        paths = [str(path) for pair in pairs for path in pair]
+        self._tool(("sh", "-c", script, "sh", *paths), "bind the layers below")
 
     def unmount(self, target: Path) -> None:
         """Raises `RuntimeFailure` while something still runs in it."""

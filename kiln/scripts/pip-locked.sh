@@ -21,6 +21,11 @@ export PIP_NO_INDEX=1 PIP_FIND_LINKS="$locked/files"
 # The first is for pip itself, where the layer brings it up to date.
 for list in "$locked/tools.txt" "$locked/requirements.txt"; do
     if [ -s "$list" ]; then
-        "$python" -m pip install --no-deps --require-hashes -r "$list"
+        : > "$TMPDIR/before"
+        "$python" -m pip install --no-compile --no-deps --require-hashes -r "$list"
+        if [ -z "${PIP_NO_COMPILE:-}" ]; then
+            "$python" /run/kiln/scripts/compile.py "$TMPDIR/before"
+        fi
+        rm "$TMPDIR/before"
     fi
 done

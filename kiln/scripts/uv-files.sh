@@ -9,7 +9,7 @@ fi
 dependencies=$3
 uv=/run/kiln/bin/uv
 python=$(command -v "$python")
-unset UV_NO_CACHE UV_CONSTRAINT UV_OVERRIDE
+unset UV_NO_CACHE UV_CONSTRAINT UV_OVERRIDE UV_EXCLUDE
 export UV_CACHE_DIR="$TMPDIR/uv"
 trap 'rm -rf "$UV_CACHE_DIR"' EXIT
 export UV_PYTHON_DOWNLOADS=never UV_NO_CONFIG=1 UV_NO_PROGRESS=1

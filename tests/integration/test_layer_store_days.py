@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration import trees
 from tests.integration.layered import DIARY, Layered
-from tests.integration.namespaces import on_overlay, on_tmpfs, staying
+from tests.integration.namespaces import on_overlay, on_tmpfs, read_only, staying
 from tests.integration.points import await_held, full, held, killed, later
 from tests.integration.processes import Family, traces
 
@@ -120,6 +120,32 @@ def test_a_cache_in_memory_keeps_layers(layered: Layered, tmp_path: Path) -> Non
         layered.manifest("x", (*TWO, "echo 3 > /data/3"))
         layered.say("x", within=machine.within)
         assert layered.ran() == ["1", "2", "3"]
+    layered.assert_right("x")
+
+
+def test_a_disk_that_is_full_in_a_layer_leaves_the_layers_before(layered: Layered, tmp_path: Path) -> None:
+    project, fills = layered.project, "head -c 3000000000 /dev/zero > /data/2"
+    layered.manifest("x", (TWO[0], f"{TWO[1]}; {fills}"))
+    with staying(on_tmpfs("size=2g", project.cache, tmp_path / "left"), project.root) as machine:
+        done = project.run("build", "x", within=machine.within)
+        done.expect(8, "layer 2", "filled the disk")
+        assert layered.ran() == ["1"]
+        assert list(machine.view(project.work).iterdir()) == []
+        layered.manifest("x", TWO)
+        layered.say("x", within=machine.within)
+        assert layered.ran() == ["2"]
+    layered.assert_right("x")
+
+
+def test_trees_that_can_not_be_written_are_said_and_builds_work(layered: Layered) -> None:
+    project = layered.project
+    layered.manifest("x", TWO)
+    layered.say("x")
+    assert layered.ran() == ["1", "2"]
+    within = read_only(project.cache / "v1/trees")
+    project.run("plan", "x", within=within).expect(0, "can't be written")
+    layered.say("x", "--no-cache", within=within)
+    assert layered.ran() == ["1", "2"]
     layered.assert_right("x")
 
 
@@ -242,6 +268,24 @@ def test_builds_of_different_images_run_side_by_side(layered: Layered) -> None:
     running = [project.start("build", name) for name in ("a", "b")]
     for each in running:
         each.end().expect(0)
+
+
+def test_a_layer_made_anew_elsewhere_stays_what_it_was_for_a_build_that_has_it(layered: Layered) -> None:
+    project = layered.project
+    os.mkfifo(layered.diary / "gate")
+    first = "echo $$ > /root/first"
+    waits = f"echo ready; read -r _ < {DIARY}/gate; cp /root/first /root/second"
+    layered.manifest("a", (first, waits, "cmp /root/first /root/second"))
+    layered.manifest("b", (first,))
+    running = project.start("build", "a", "--json")
+    running.until('"line": "ready"')
+    layered.say("b", "--no-cache")
+    (layered.diary / "gate").write_text("go\n")
+    running.end().expect(0)
+    assert layered.ran() == ["1", "1", "2", "3"]
+    assert list((project.cache / "v1/trees").glob("*/trash/*")) != []
+    project.run("gc").expect(0)
+    assert list((project.cache / "v1/trees").glob("*/trash/*")) == []
 
 
 def test_sixty_layers_in_one_image(layered: Layered) -> None:

@@ -45,7 +45,7 @@ def locked_at(server: Packages, path: str, line: int = 7, place: str = WHEEL) ->
 
 def opened(tmp_path: Path, *packages: Locked, **settings: str) -> LockedFiles:
     base = LockedBase("debootstrap:x", "x", DIGEST, DIGEST, 0)
-    lock = Lock(tmp_path / "demo.lock", "demo", "amd64", {}, base, (LockedLayer(1, "pip", {}, packages),))
+    lock = Lock(tmp_path / "demo.lock", "demo", "amd64", {}, {}, base, (LockedLayer(1, "pip", {}, packages),))
     environ = {"KILN_CACHE": str(tmp_path / "cache"), "KILN_IMAGES": str(tmp_path), **settings}
     loaded = site.load("local", ROOT, environ)
     return lockedfiles.opened(lock, loaded, Transport(Network(), lambda text: None, never))

@@ -53,7 +53,9 @@ def lock_of(folder: Path, made: Manifest) -> Lock:
     )
     sources = (f"deb {MIRROR} bookworm main",)
     base = LockedBase(made.base.text, made.base.label, f"sha256:{A}", f"sha256:{B}", 1_700_000_000, sources)
-    return Lock(folder / "demo.lock", "demo", "amd64", locked.environment(made), base, layers)
+    return Lock(
+        folder / "demo.lock", "demo", "amd64", locked.environment(made), locked.guarded(made), base, layers
+    )
 
 
 @pytest.fixture
@@ -182,7 +184,7 @@ def test_whatever_a_manifest_says_is_read_again(tmp_path_factory: Any, values: d
     folder = tmp_path_factory.mktemp("lock")
     base = LockedBase("debootstrap:x", "x", f"sha256:{A}", f"sha256:{A}", 0)
     env = {name: value for name, value in values.items() if isinstance(value, str)}
-    made = Lock(folder / "x.lock", "x", "amd64", env, base, (LockedLayer(1, "copy", values),))
+    made = Lock(folder / "x.lock", "x", "amd64", env, {}, base, (LockedLayer(1, "copy", values),))
     lockfile.write(made)
     assert lockfile.load(folder, "x") == made
 
@@ -218,6 +220,9 @@ def test_a_change_of_base_env_or_architecture_is_said(folder: Path, lock: Lock) 
         "base debootstrap:bookworm is now debootstrap:trixie"
     ]
     assert locked.changes(lock, loaded(folder, *LAYERS, env="{A: '2', B: x}"), "amd64") == ["env A B"]
+    text = (folder / "demo.yaml").read_text()
+    (folder / "demo.yaml").write_text(text + "guard: {allow: [torch]}\n")
+    assert locked.changes(lock, manifest.load(folder / "demo.yaml"), "amd64") == ["env A B", "guard allow"]
     assert locked.changes(lock, loaded(folder, *LAYERS), "arm64") == ["architecture amd64 is now arm64"]
 
 

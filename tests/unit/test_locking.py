@@ -61,7 +61,7 @@ def lock_of(context: Context, made: Manifest, base: LockedBase | None = None) ->
     )
     found = LockedBase("debootstrap:bookworm", "bookworm", f"sha256:{A}", f"sha256:{A}", 1, SOURCES)
     path = lockfile.path_of(context.manifests, "demo")
-    return Lock(path, "demo", "amd64", locked.environment(made), base or found, layers)
+    return Lock(path, "demo", "amd64", locked.environment(made), locked.guarded(made), base or found, layers)
 
 
 LAYERS = ("apt: [rolldice]", "run: echo", "pip: [a]", "uv: {venv: /opt/v, packages: [c]}")

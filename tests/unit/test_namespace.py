@@ -177,6 +177,8 @@ def test_it_and_its_mounts_are_gone_with_a_killed_parent(overlays: None, tmp_pat
     parent.wait()
     assert gone(child)
     # The kernel lets nobody mount what is still mounted for changes elsewhere (or warns of it).
+    files.remove_tree(stack.work)
+    stack.work.mkdir()
     with namespace.opened(ENV) as space:
         assert (stack.mount(space) / "top").exists()
 
