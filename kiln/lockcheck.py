@@ -54,9 +54,8 @@ def _base(context: Context, manifest: Manifest, lock: Lock, step: Step) -> str:
         with contextlib.suppress(BaseError, StoreError):
             now = context.finder().find(manifest.base).digest
             if now != lock.base.digest:
-                step.note(
-                    f"{manifest.base.text} leads to {now} now; to take it: invoke lock {lock.name} --update base"
-                )
+                how = f"invoke lock {lock.name} --update base"
+                step.note(f"{manifest.base.text} leads to {now} now; to take that: {how}")
     return ""
 
 
