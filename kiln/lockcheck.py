@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from kiln import locked, lockedfiles, lockfile, lockuse
 from kiln.context import Context
 from kiln.errors import BaseError, LockError, StoreError
 from kiln.locked import Lock, Locked
 from kiln.lockedfiles import Missing
+from kiln.manifest import Manifest
 from kiln.problems import shown
+from kiln.ui import Step
+
+MOVABLE = ("registry", "image")
+"""Bases whose tag or channel may lead elsewhere tomorrow."""
 
 
 def load(context: Context, name: str) -> Lock:
@@ -25,7 +32,7 @@ def check(context: Context, name: str) -> Lock:
     said = [f"{place}: {each}" for each in locked.changes(lock, manifest, context.architecture)]
     packages = lock.packages
     with context.ui.step(f"check {len(packages)} packages") as step:
-        if not said and (base := _base(context, lock)):
+        if not said and (base := _base(context, manifest, lock, step)):
             said.append(f"{place}: {base}")
         found = lockedfiles.opened(lock, context.site, context.transport)
         missing = found.missing(packages)
@@ -37,12 +44,18 @@ def check(context: Context, name: str) -> Lock:
     return lock
 
 
-def _base(context: Context, lock: Lock) -> str:
+def _base(context: Context, manifest: Manifest, lock: Lock, step: Step) -> str:
     """Why the base can't be had as it was locked, '' where it can; a mirror's packages tell that."""
     try:
-        lockuse.find_base(context, context.load(lock.name), lock)
+        lockuse.find_base(context, manifest, lock, anew=True)
     except (LockError, BaseError, StoreError) as error:
         return error.message
+    if manifest.base.kind in MOVABLE:
+        with contextlib.suppress(BaseError, StoreError):
+            now = context.finder().find(manifest.base).digest
+            if now != lock.base.digest:
+                how = f"invoke lock {lock.name} --update base"
+                step.note(f"{manifest.base.text} leads to {now} now; to take that: {how}")
     return ""
 
 

@@ -27,7 +27,7 @@ KINDS = (*APT, *PYTHON)
 WHEEL, SOURCE, BUILD, TOOL = "wheel", "source", "build", "tool"
 """What a Python package is for: a source is built with those that are `build`; a tool is pip itself."""
 
-_LOGIN = re.compile(r"//[^/@\s]*@")
+_LOGIN = re.compile(r"//[^/?#\s]*@")
 
 
 @dataclass(frozen=True, order=True)

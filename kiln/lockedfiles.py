@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from threading import Event
 from urllib.parse import unquote, urlsplit
@@ -104,19 +106,25 @@ class LockedFiles:
             try:
                 _link(source, target)
                 found = files.sha256_file(target)
-                os.utime(source)
+                self._used(source)
             except FileNotFoundError:
                 raise self._unfetched(package) from None
             if found != package.sha256:
                 source.unlink()
                 raise self._altered(package, f"the one in the cache is damaged, and was removed: {source}")
 
+    @staticmethod
+    def _used(path: Path) -> None:
+        """So that `gc` leaves it; on a read-only cache nothing is removed either."""
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
     def headers(self, url: str) -> dict[str, str]:
         """The login of the site's index or mirror for an address, none where it has none."""
         login = self._logins.get(origin(url))
         return {"Authorization": f"Basic {login}"} if login else {}
 
-    @property
+    @cached_property
     def _logins(self) -> Mapping[tuple[str, str], str]:
         found = {}
         for address in (self.site.indexes.pip, *self.site.indexes.extra, *self.site.mirrors.values()):
@@ -129,6 +137,8 @@ class LockedFiles:
         return found
 
     def _ask(self, package: Locked, stop: Event) -> Missing | None:
+        if stop.is_set():
+            return None
         headers = {"Accept-Encoding": "identity", "Range": "bytes=0-0"}
         with self._opened(package.url, headers, stop) as response:
             said = _refused(response, package)
@@ -198,9 +208,13 @@ class _Source:
 
 def opened(lock: Lock, site: Site, transport: Transport) -> LockedFiles:
     """The files of a lock, in the caller's cache. Raises `LockError` where that isn't the caller's alone."""
+    folder = packagecache.own(site.packages) / packagecache.FILES
     try:
-        folder = packagecache.mount(site.packages, packagecache.FILES).source
+        packagecache.mount(site.packages, packagecache.FILES)
     except OSError as error:
+        # What was fetched before can be read all the same: in a job, say, that has the cache read-only.
+        if error.errno == errno.EROFS and folder.is_dir():
+            return LockedFiles(lock, folder, site, transport)
         place = error.filename or site.packages
         raise LockError(
             f"locked files can't be kept: {place}: {error.strerror}", f"look at: ls -ld {place}"

@@ -38,8 +38,11 @@ def finder(context: Context) -> Finder:
     return dataclasses.replace(context.finder(), kept=context.site.blobs)
 
 
-def find_base(context: Context, manifest: Manifest, lock: Lock) -> Found:
-    """The base as it is locked, wherever its tag or channel leads now. Raises `LockError`, `BaseError`."""
+def find_base(context: Context, manifest: Manifest, lock: Lock, *, anew: bool = False) -> Found:
+    """The base as it is locked, wherever its tag or channel leads now. Raises `LockError`, `BaseError`.
+
+    `anew`: a registry is asked, whatever is known of the base here.
+    """
     base, pinned = manifest.base, lock.base
     if base.kind == "debootstrap":
         suite = debootstrap.pinned(
@@ -51,7 +54,8 @@ def find_base(context: Context, manifest: Manifest, lock: Lock) -> Found:
         base = dataclasses.replace(base, digest=pinned.digest)
     elif base.kind == "image":
         base = dataclasses.replace(base, version=pinned.label)
-    found = dataclasses.replace(finder(context).find(base), base=manifest.base, label=pinned.label)
+    found = (context.finder() if anew else finder(context)).find(base)
+    found = dataclasses.replace(found, base=manifest.base, label=pinned.label)
     if (found.digest, found.platform_digest) != (pinned.digest, pinned.platform_digest):
         raise LockError(
             f"the base {manifest.base.text} is no longer what was locked: it is {found.digest},"

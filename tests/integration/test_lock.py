@@ -391,9 +391,10 @@ def test_a_tag_that_has_moved_changes_no_locked_build(
         project.run("lock", "demo").expect(0)
         new = registry_fixture.layer(registry_fixture.member("new", b"new\n"))
         registry_fixture.push_image(registry, "base", "1.0", [tree, new])
-        project.run("lock", "demo", "--check").expect(0)
+        project.run("lock", "demo", "--check").expect(0, "leads to sha256:", "--update base")
         project.run("fetch", "demo").expect(0)
     # Without the registry, and without the base's tree.
     shutil.rmtree(project.cache / "v1/trees", ignore_errors=True)
     project.build("demo", "--locked", within=NO_NETWORK)
     assert newest(project, "01-run.log") == "old\n"
+    project.run("lock", "demo", "--check").expect(14, "demo.lock no longer holds: cannot reach")

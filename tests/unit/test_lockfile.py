@@ -257,6 +257,12 @@ def test_where_a_package_comes_from_decides_nothing() -> None:
     assert dataclasses.replace(HUMANIZE, sha256=C).identity != HUMANIZE.identity
 
 
+@pytest.mark.parametrize("login", ["me", "me:pa55", "me:p%40ss", "me:p@ss@word", ":", ""])
+def test_an_address_loses_all_of_its_login(login: str) -> None:
+    assert locked.without_login(f"deb http://{login}@x.example/a@b main") == "deb http://x.example/a@b main"
+    assert locked.without_login("https://x.example/a@b?c=//d@e#f@g").startswith("https://x.example/a@b?c=//")
+
+
 def test_layers_without_packages_of_their_own_have_nothing_locked(lock: Lock) -> None:
     assert [lock.of(number) for number in (1, 2, 3, 4)] == [(ROLLDICE,), (HUMANIZE,), None, None]
     assert lock.inputs_of(1) == {"rolldice 1.16-1+b3 amd64": f"sha256:{A}"}
