@@ -169,7 +169,7 @@ def test_locked_layers_are_reused_by_what_is_locked(locked: Locked) -> None:
     locked.server.wheel("needed", "1.6")
     locked.project.run("build", "demo").expect(0, "is up to date: it is made from exactly this")
     locked.lock("--update", "needed").expect(0, "needed 1.5 -> 1.6")
-    plan = locked.project.run("plan", "demo").expect(0, "changed: locked needed 1.6 wheel needed 1.5 wheel")
+    plan = locked.project.run("plan", "demo").expect(0, "changed: locked needed 1.5 wheel needed 1.6 wheel")
     assert plan.out.count("reused") == 4
 
 
