@@ -157,7 +157,8 @@ def make(suite: Suite, tree: Path, env: Mapping[str, str], output: Output) -> No
         )
     _forget_this_run(tree)
     if suite.archives:
-        lines = "".join(f"{line}\n" for line in suite.sources)
+        # As mmdebstrap writes them.
+        lines = "\n".join(f"{line}\n" for line in suite.sources)
         files.write_atomic(files.inside(tree, "/etc/apt/sources.list"), lines.encode())
     canonical_sources(suite, tree)
 
