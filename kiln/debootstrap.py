@@ -157,7 +157,8 @@ def make(suite: Suite, tree: Path, env: Mapping[str, str], output: Output) -> No
         )
     _forget_this_run(tree)
     if suite.archives:
-        lines = "".join(f"{line}\n" for line in suite.sources)
+        # As mmdebstrap writes them.
+        lines = "\n".join(f"{line}\n" for line in suite.sources)
         files.write_atomic(files.inside(tree, "/etc/apt/sources.list"), lines.encode())
     canonical_sources(suite, tree)
 
@@ -166,7 +167,10 @@ def index(suite: Suite, archives: Path, env: Mapping[str, str], output: Output) 
     """Make a folder of archives a mirror that apt reads, with what mmdebstrap asks of a suite."""
     argv = ["sh", str(SCRIPTS / "repository.sh"), str(archives), suite.name]
     what = f"make a mirror of the locked packages of {suite.name}"
-    result = as_root(argv, what=what, writable=[archives], env=env, timeout=TIME_LIMIT_SECONDS, output=output)
+    inside = {**env, "TMPDIR": SCRATCH}
+    result = as_root(
+        argv, what=what, writable=[archives], env=inside, timeout=TIME_LIMIT_SECONDS, output=output
+    )
     if result.returncode != 0:
         raise BaseError(f"{what}: {result.outcome()}", "look at the cache's disk", result.tail(15))
 

@@ -63,7 +63,8 @@ class LockedFiles:
 
         Raises `LockError` for what is gone or has other bytes, `BaseError`, `SpaceError`, `StoreError`.
         """
-        wanted = {f"sha256:{each.sha256}": each for each in _remote(packages)}
+        # Of a file that several layers have the first line is told.
+        wanted = {f"sha256:{each.sha256}": each for each in reversed(_remote(packages))}
         descriptors = [Descriptor(digest, each.size, "") for digest, each in wanted.items()]
         source = _Source(self, wanted)
         try:

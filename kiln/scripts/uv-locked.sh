@@ -24,8 +24,21 @@ install() {
             -r "$locked/requirements.txt" "$@"
     fi
 }
+# uv writes down when it got the file of each package, which no other build can repeat.
+forget_times() {
+    "$1" -c 'import sysconfig; print(sysconfig.get_path("purelib")); print(sysconfig.get_path("platlib"))' |
+        sort -u | while read -r folder; do
+        for each in "$folder"/*.dist-info/uv_cache.json; do
+            if [ -e "$each" ]; then
+                rm "$each"
+                sed -i '/\.dist-info\/uv_cache\.json,/d' "${each%/*}/RECORD"
+            fi
+        done
+    done
+}
 if [ -z "$venv" ]; then
     install --python "$(command -v "$python")" --system --break-system-packages
+    forget_times "$python"
 else
     if [ ! -e "$venv/pyvenv.cfg" ]; then
         if [ "$site" = true ]; then
@@ -35,6 +48,7 @@ else
         fi
     fi
     install --python "$venv/bin/python"
+    forget_times "$venv/bin/python"
     # Only this uv had a use for it, and anybody may write to it.
     rm -f "$venv/.lock"
     # Nothing in it may lead to what is mounted for this step alone.
