@@ -22,6 +22,7 @@ from kiln import (
     finish,
     invocation,
     layerrun,
+    lockuse,
     preflight,
     provenance,
     publish,
@@ -33,10 +34,12 @@ from kiln import (
 )
 from kiln import plan as planning
 from kiln.assembly import CONTAINER, Assembly
+from kiln.bases import Found
 from kiln.companions import Sign
 from kiln.context import Context
 from kiln.errors import SmokeFailure, UsageError
 from kiln.invocation import Invocation
+from kiln.locked import Lock
 from kiln.manifest import Manifest
 from kiln.origin import Origins
 from kiln.plan import Anew, Plan, PlannedLayer, Setting
@@ -55,12 +58,14 @@ class Options:
     """What a person asked for beside the image's name. `start` is a layer's number, 0 for none named.
 
     A `trial` is an image that nobody will get: no driver has to run it, no hook tests it, no key signs it.
+    `locked` demands a lock.
     """
 
     runtime: str = ""
     keep: bool = False
     no_cache: bool = False
     start: int = 0
+    locked: bool = False
     trial: bool = False
 
     def anew(self, manifest: Manifest) -> Anew | None:
@@ -122,10 +127,18 @@ class Build:
 def plan(context: Context, name: str, options: Options) -> Plan:
     """What `build` would do; asks the base's registry or mirror, and changes nothing."""
     manifest = context.load(name)
+    lock = lockuse.in_force(context, manifest, demanded=options.locked)
+    found = lockuse.find_base(context, manifest, lock) if lock else context.finder().find(manifest.base)
+    return planned(context, manifest, found, options, lock)
+
+
+def planned(
+    context: Context, manifest: Manifest, found: Found, options: Options, lock: Lock | None = None
+) -> Plan:
+    """The plan on a base that was found."""
     anew = options.anew(manifest)
     runtime = choice.resolve(options.runtime or context.site.runtime, context.environ)
-    found = context.finder().find(manifest.base)
-    store, site = context.store, context.site
+    name, store, site = manifest.name, context.store, context.site
     uncached = context.layer_store_refusal or planning.too_many(manifest)
     setting = Setting(
         manifests=context.manifests,
@@ -144,6 +157,7 @@ def plan(context: Context, name: str, options: Options) -> Plan:
         stale_after=site.layers.stale_after,
         gpu=gpu.find(context.environ) != gpu.NOTHING,
         anew=anew,
+        lock=lock,
     )
     return replace(planning.make(manifest, found, setting), driver=drivergate.of_base(found, site))
 
@@ -165,6 +179,7 @@ def build(context: Context, name: str, options: Options) -> Outcome:
         tree = ending.enter_context(assembly.opened(context, made, private, options.runtime))
         logs = layerrun.log_folder(context.site.logs, private.id)
         work = Build(context, made, came, private, tree, logs, options.keep)
+        fetch(work)
         make_base(work)
         layers = run_layers(work)
         contents, traces = finish_image(work)
@@ -185,6 +200,14 @@ def up_to_date(context: Context, record: Record) -> Outcome:
     return Outcome(record, channel, context.store.image(record.name, record.version), None)
 
 
+def fetch(work: Build) -> None:
+    """Have the locked packages here before the first of them is needed."""
+    lock, wanted = work.plan.lock, lockuse.wanted(work.plan)
+    if lock and wanted:
+        with work.step("fetch", "fetch") as step:
+            lockuse.fetch(work.context, lock, wanted, step)
+
+
 def make_base(work: Build) -> None:
     base = work.plan.base
     with work.step(f"base {base.base.text}", "base") as step, files.Log(work.logs / "00-base.log") as log:
@@ -193,7 +216,11 @@ def make_base(work: Build) -> None:
         env = {**work.context.host_env(), workspace.MARK: work.workspace.id}
         plain = work.context.runtime(work.workspace, work.plan.runtime)
         maker = bases.Maker(plain, client, site.blobs, site.unpack, env, output, step.progress)
-        work.assembly.base(work.plan.base_wanted, lambda container: maker.make(base, container), step)
+
+        def make(container: str) -> None:
+            maker.make(lockuse.with_archives(work.context, work.plan.lock, base, work.workspace), container)
+
+        work.assembly.base(work.plan.base_wanted, make, step)
 
 
 def run_layers(work: Build) -> tuple[LayerRecord, ...]:

@@ -31,7 +31,7 @@ from kiln.ui import Ui
 if TYPE_CHECKING:
     from kiln.bases import Finder
     from kiln.registry.client import Client
-    from kiln.registry.transport import Network
+    from kiln.registry.transport import Network, Transport
     from kiln.runtime.contract import Runtime
     from kiln.runtime.namespace import Space
     from kiln.workspace import Workspace
@@ -118,6 +118,13 @@ class Context:
         }
         return Network(proxies, self.site.ca_bundle, f"kiln/{__version__}")
 
+    @cached_property
+    def transport(self) -> Transport:
+        """Requests to indexes and mirrors of packages."""
+        from kiln.registry.transport import Transport
+
+        return Transport(self._network, self.ui.warn)
+
     def load(self, name: str) -> Manifest:
         """The manifest of an image. Raises `UsageError` for an unknown name, `ManifestError` for mistakes."""
         from kiln import smoke
@@ -137,9 +144,7 @@ class Context:
         )
 
     def _fetch(self, url: str) -> bytes | None:
-        from kiln.registry.transport import Transport
-
-        answer = Transport(self._network, self.ui.warn).read(url, {}, threading.Event(), LARGEST_DOCUMENT)
+        answer = self.transport.read(url, {}, threading.Event(), LARGEST_DOCUMENT)
         if answer.status == NOT_FOUND:
             return None
         if answer.status != OK:

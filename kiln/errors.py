@@ -99,6 +99,12 @@ class GuardError(KilnError):
     meaning = "a layer would change a package that its base protects"
 
 
+class LockError(KilnError):
+    id = "lock"
+    exit_code = 14
+    meaning = "a lock is missing, changed by hand or out of date, or what it names is gone or has other bytes"
+
+
 class AuditError(KilnError):
     id = "audit"
     exit_code = 15

@@ -23,6 +23,8 @@ from kiln import (
     inventory,
     layercommand,
     layersecrets,
+    lockedcommand,
+    lockedfiles,
     masking,
     origin,
     packagecache,
@@ -87,7 +89,7 @@ class Runner:
 
         Raises `LayerError`, `GuardError`, `RuntimeFailure` or `SpaceError` when it can't be made.
         """
-        made = layercommand.command(item.layer, self.context.manifests, self.context.uv)
+        made = self._made(item)
         log_path = self.log(item)
         for mark in ("started", "finished"):
             (self.workspace.state / mark).unlink(missing_ok=True)
@@ -154,6 +156,15 @@ class Runner:
             ],
         )
 
+    def _made(self, item: PlannedLayer) -> LayerCommand:
+        if item.locked is None or self.plan.lock is None:
+            return layercommand.command(item.layer, self.context.manifests, self.context.uv)
+        place = self.workspace.path / "locked" / str(item.number)
+        files.remove_tree(place)
+        found = lockedfiles.opened(self.plan.lock, self.context.site, self.context.transport)
+        lockedcommand.lay_out(found, item.layer.kind, item.locked, place)
+        return lockedcommand.command(item.layer, place, self.context.uv)
+
     def _sources(self) -> contextlib.AbstractContextManager[None]:
         suite = self.plan.base.suite
         tree = self.runtime.rootfs(self.container)
@@ -165,9 +176,7 @@ class Runner:
     def _variables(self, made: LayerCommand) -> dict[str, str]:
         """All that the layer sees, but for what holds it to the base's packages."""
         tree = self.runtime.rootfs(self.container)
-        text = (files.read_inside(tree, "/etc/environment") or b"").decode("utf-8", "surrogateescape")
-        own = build_environment(self.context, self.plan, self.workspace, tree)
-        return {"PATH": DEFAULT_PATH, **imageformat.parse_environment(text), **own, **made.env}
+        return variables(self.context, self.plan, self.workspace, tree, made)
 
     def _command(self, item: PlannedLayer, made: LayerCommand, handed: Handed, lent: Lent) -> Command:
         return Command(
@@ -194,7 +203,7 @@ class Runner:
 
     def _package_cache(self, item: PlannedLayer) -> tuple[Mount, ...]:
         """The cache of the layer's kind, where it has one."""
-        if item.layer.kind not in packagecache.KINDS:
+        if item.layer.kind not in packagecache.KINDS or item.locked is not None:
             return ()
         found = self._package_caches.get(item.layer.kind)
         return (found,) if found else ()
@@ -258,6 +267,15 @@ def build_environment(context: Context, plan: Plan, private: Workspace, rootfs: 
         "SOURCE_DATE_EPOCH": str(plan.base.epoch),
         workspace.MARK: private.id,
     }
+
+
+def variables(
+    context: Context, plan: Plan, private: Workspace, tree: Path, made: LayerCommand
+) -> dict[str, str]:
+    """All that a layer's command sees, but for what holds it to the base's packages."""
+    text = (files.read_inside(tree, "/etc/environment") or b"").decode("utf-8", "surrogateescape")
+    own = build_environment(context, plan, private, tree)
+    return {"PATH": DEFAULT_PATH, **imageformat.parse_environment(text), **own, **made.env}
 
 
 def build_mounts(context: Context, plan: Plan, private: Workspace) -> tuple[Mount, ...]:

@@ -21,6 +21,14 @@ def check(context: Context, plan: Plan) -> None:
     """Raise `EnvironmentMissing`, `StoreError`, `SpaceError` or, for a secret, `UsageError` for a plan
     that can't work here.
     """
+    check_tools(context, plan)
+    layersecrets.check(plan.layers, context.environ)
+    publish.check_writable(context.store, plan.manifest.name)
+    _check_space(plan)
+
+
+def check_tools(context: Context, plan: Plan) -> None:
+    """Raise `EnvironmentMissing` where layers can't run here."""
     missing = [item for item in _checks(context, plan) if item.state == MISSING]
     if missing:
         raise EnvironmentMissing(
@@ -31,9 +39,6 @@ def check(context: Context, plan: Plan) -> None:
                 for item in missing
             ],
         )
-    layersecrets.check(plan.layers, context.environ)
-    publish.check_writable(context.store, plan.manifest.name)
-    _check_space(plan)
 
 
 def signing(context: Context) -> Sign | None:

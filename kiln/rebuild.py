@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kiln import build as building
-from kiln import checkout, files, invocation, manifest, owners, provenance, treediff, workspace
+from kiln import checkout, files, invocation, lockfile, manifest, owners, provenance, treediff, workspace
 from kiln.context import Context
 from kiln.errors import KilnError, VerifyError
 from kiln.record import Record
@@ -111,7 +111,7 @@ def _as_it_is(context: Context, record: Record, now: checkout.State) -> bool:
     lock = context.manifests / f"{record.name}.lock"
     try:
         text = read(manifest.find(context.manifests, record.name))
-        locked = read(lock) if lock.is_file() else ""
+        locked = read(lock, lockfile.SIZE_LIMIT) if lock.is_file() else ""
     except KilnError:
         return False
     return (invocation.digest(text), invocation.digest(locked)) == (record.manifest, record.lock)

@@ -31,6 +31,7 @@ HELP = {
     "images": "the images folder, in place of the site's",
     "runtime": "enroot or embedded (default: enroot where it is installed)",
     "no_cache": "run every layer anew, whatever there is of an earlier build",
+    "locked": "demand a lock: fail where there is none",
     "from": "run this layer (its number in 'plan') and those after it anew",
     "json": "JSON lines in place of text",
 }
@@ -119,7 +120,7 @@ def plan(
 
 @task(
     help={
-        **options("name", "site", "images", "runtime", "no_cache", "from", "json"),
+        **options("name", "site", "images", "runtime", "no_cache", "from", "locked", "json"),
         "keep": "keep the workspace of a failed layer, for 'shell'",
     }
 )
@@ -132,6 +133,7 @@ def build(
     keep: bool = False,
     no_cache: bool = False,
     from_: int = 0,
+    locked: bool = False,
     json: bool = False,
 ) -> None:
     """Build, smoke-test and publish an image."""
@@ -140,8 +142,62 @@ def build(
     with opened(json, site, images) as context:
 
         def work(each: str) -> None:
-            done = building.build(context, each, building.Options(runtime, keep, no_cache, from_))
+            done = building.build(context, each, building.Options(runtime, keep, no_cache, from_, locked))
             context.ui.result(done.to_data(), functools.partial(render.outcome, done=done, site=context.site))
+
+        for_each(context, name, work)
+
+
+@task(
+    help={
+        **options("name", "site", "images", "runtime", "json"),
+        "check": "only say whether the lock still holds: with the manifest, the base, and at the indexes",
+        "update": "look anew for: base, apt, pip (uv too), or a package; several with commas",
+    }
+)
+def lock(
+    _: InvokeContext,
+    name: str,
+    site: str | None = None,
+    images: str | None = None,
+    runtime: str = "",
+    check: bool = False,
+    update: str = "",
+    json: bool = False,
+) -> None:
+    """Resolve an image's base and packages without building it, into manifests/NAME.lock."""
+    from kiln import lockcheck, locking
+
+    with opened(json, site, images) as context:
+        if check and update:
+            raise UsageError("--check changes nothing, and --update does", "give one of them")
+
+        def work(each: str) -> None:
+            changed: list[str] | None = None
+            if check:
+                made = lockcheck.check(context, each)
+            else:
+                made, changed = locking.lock(context, each, update.split(","), runtime)
+            context.ui.result(
+                made.to_data(changed), functools.partial(render.lock, made=made, changed=changed)
+            )
+
+        for_each(context, name, work)
+
+
+@task(help=options("name", "site", "images", "json"))
+def fetch(
+    _: InvokeContext, name: str, site: str | None = None, images: str | None = None, json: bool = False
+) -> None:
+    """Download everything that a lock names, and check it: a build then needs no index."""
+    from kiln import lockcheck, lockuse
+
+    with opened(json, site, images) as context:
+
+        def work(each: str) -> None:
+            made = lockcheck.load(context, each)
+            lockuse.fetch_all(context, context.load(each), made)
+            context.ui.result(made.to_data(None), functools.partial(render.fetched, made=made))
 
         for_each(context, name, work)
 
@@ -316,7 +372,7 @@ def test(_: InvokeContext, only: str = "tests", match: str = "") -> None:
 
 
 namespace = Collection()
-for _each in (plan, build, list_, show, diff, verify, doctor_, gc, test):
+for _each in (plan, lock, fetch, build, list_, show, diff, verify, doctor_, gc, test):
     namespace.add_task(_each)
 namespace.add_task(shell_, name="shell")
 
