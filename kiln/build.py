@@ -37,12 +37,13 @@ from kiln.assembly import CONTAINER, Assembly
 from kiln.bases import Found
 from kiln.companions import Sign
 from kiln.context import Context
-from kiln.errors import SmokeFailure, UsageError
+from kiln.errors import SmokeFailure
 from kiln.invocation import Invocation
 from kiln.locked import Lock
 from kiln.manifest import Manifest
+from kiln.order import Options, Outcome
 from kiln.origin import Origins
-from kiln.plan import Anew, Plan, PlannedLayer, Setting
+from kiln.plan import Plan, PlannedLayer, Setting
 from kiln.provenance import Contents
 from kiln.record import Finding, LayerRecord, PackageChange, Record, SmokeResult, package_changes
 from kiln.runtime import choice, gpu
@@ -51,57 +52,6 @@ from kiln.ui import Step, size_text
 from kiln.workspace import Workspace
 
 TESTED = "smoke"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a person asked for beside the image's name. `start` is a layer's number, 0 for none named.
-
-    A `trial` is an image that nobody will get: no driver has to run it, no hook tests it, no key signs it.
-    `locked` demands a lock.
-    """
-
-    runtime: str = ""
-    keep: bool = False
-    no_cache: bool = False
-    start: int = 0
-    locked: bool = False
-    trial: bool = False
-
-    def anew(self, manifest: Manifest) -> Anew | None:
-        """The layers that are to be made anew. Raises `UsageError` for one that there isn't."""
-        if self.start > len(manifest.layers) or self.start < 0:
-            raise UsageError(
-                f"{manifest.name} has no layer {self.start}",
-                f"it has {len(manifest.layers)}, see: invoke plan",
-            )
-        if self.no_cache:
-            return Anew(1, "--no-cache")
-        return Anew(self.start, f"--from {self.start}") if self.start else None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A published image: its record, the channel that leads to it now, and where things are.
-
-    `logs` is None where it was there already, and nothing had to be done.
-    """
-
-    record: Record
-    channel: str
-    path: Path
-    logs: Path | None
-
-    def to_data(self) -> dict[str, Any]:
-        return {
-            "name": self.record.name,
-            "version": self.record.version,
-            "channel": self.channel,
-            "path": str(self.path),
-            "logs": str(self.logs) if self.logs else None,
-            "up_to_date": self.logs is None,
-            "record": asdict(self.record),
-        }
 
 
 @dataclass(frozen=True)

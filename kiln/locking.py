@@ -36,6 +36,7 @@ from kiln.errors import LockError, UsageError
 from kiln.locked import KINDS, Lock, Locked, LockedBase, LockedLayer
 from kiln.lockrun import Tree
 from kiln.manifest import AptLayer, CopyLayer, Layer, Manifest, PipLayer, UvLayer
+from kiln.order import Options
 from kiln.plan import Plan
 from kiln.resolve import SYSTEM, Question, Resolver
 from kiln.runtime.contract import Output
@@ -215,7 +216,7 @@ def _environment(layer: Layer) -> str | None:
 
 def _resolve(work: Work, found: Found, runtime: str, *, new_base: bool) -> None:
     context, name = work.context, work.manifest.name
-    plan = building.planned(context, work.manifest, found, building.Options(runtime))
+    plan = building.planned(context, work.manifest, found, Options(runtime))
     preflight.check_tools(context, plan)
     with contextlib.ExitStack() as ending:
         private = ending.enter_context(workspace.opened(context.site.work, f"lock-{name}", context.environ))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import packaging
 
-from kiln import debootstrap, files, layercommand, layerrun, packagecache
+from kiln import debootstrap, files, layercommand, layerrun, layersecrets, packagecache
 from kiln import guard as guards
 from kiln.assembly import CONTAINER
 from kiln.constraints import Handed
@@ -21,6 +21,7 @@ from kiln.context import Context
 from kiln.errors import LockError
 from kiln.guard import Guard
 from kiln.layercommand import INSIDE, LAYER, LayerCommand
+from kiln.layersecrets import Lent
 from kiln.manifest import Layer, Mount
 from kiln.plan import Plan
 from kiln.run import Result, TimeLimit
@@ -52,7 +53,7 @@ class Tree:
     logs: Path
     guard: Guard
 
-    def ask(  # a script has this many sides
+    def ask(  # noqa: PLR0913 # a script has this many sides
         self,
         title: str,
         made: LayerCommand,
@@ -60,15 +61,17 @@ class Tree:
         *,
         timeout: float,
         layer: Layer | None = None,
+        guarded: bool = True,
         pins: Sequence[str] = (),
         cache: str = "",
         hint: str = HINT,
     ) -> None:
         """Run a script; `pins` are lines that it finds in `PINS`. Raises `Failed` with the end of its log.
 
-        With a `layer` pip and uv are held to what its base protects, as when it is made.
+        With a `layer` its secrets are there, and where `guarded` pip and uv are held to what its base
+        protects, as when it is made.
         """
-        handed = self._hand(layer, made) if layer else Handed()
+        handed = self._hand(layer, made) if layer and guarded else Handed()
         mounts = [*made.mounts, *handed.mounts, PACKAGING]
         if pins:
             path = self.workspace.scripts / "pins.txt"
@@ -77,22 +80,12 @@ class Tree:
         if cache:
             with contextlib.suppress(OSError):
                 mounts.append(packagecache.mount(self.context.site.packages, cache))
-        rootfs = self.runtime.rootfs(CONTAINER)
-        command = Command(
-            argv=("/bin/sh", f"{INSIDE}/scripts/layer.sh", *made.argv),
-            what=f"lock {title}",
-            env={
-                **layerrun.build_environment(self.context, self.plan, self.workspace, rootfs),
-                **made.env,
-                **handed.env,
-            },
-            mounts=(*layerrun.build_mounts(self.context, self.plan, self.workspace), *mounts),
-            timeout=timeout,
-        )
         log_path = self.logs / "lock.log"
-        with files.Log(log_path) as log, self._sources():
+        with files.Log(log_path) as log, self._sources(), self._lent(layer) as lent:
             try:
-                output = Output(log, step.line, self.context.redact)
+                output = Output(log, step.line, self.context.redact.and_of(lent.values.values()))
+                env, mounts = {**made.env, **handed.env, **lent.env}, [*mounts, *lent.mounts]
+                command = self._command(title, made.argv, env, mounts, timeout)
                 result = self.runtime.start(CONTAINER, command, output)
             except TimeLimit as error:
                 result = error.result
@@ -100,6 +93,29 @@ class Tree:
             held = guards.refused(handed.pins, result.output)
             names = ", ".join(f"{pin.name} {pin.version}" for pin in held)
             raise _failed(title, result, log_path, PROTECTED.format(names) if held else hint)
+
+    def _command(
+        self,
+        title: str,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        mounts: Sequence[Mount],
+        timeout: float,
+    ) -> Command:
+        rootfs = self.runtime.rootfs(CONTAINER)
+        build = layerrun.build_environment(self.context, self.plan, self.workspace, rootfs)
+        return Command(
+            argv=("/bin/sh", f"{INSIDE}/scripts/layer.sh", *argv),
+            what=f"lock {title}",
+            env={**build, **env},
+            mounts=(*layerrun.build_mounts(self.context, self.plan, self.workspace), *mounts),
+            timeout=timeout,
+        )
+
+    def _lent(self, layer: Layer | None) -> contextlib.AbstractContextManager[Lent]:
+        if layer is None:
+            return contextlib.nullcontext(Lent())
+        return layersecrets.lent(layer, self.context.environ, self.workspace)
 
     def _hand(self, layer: Layer, made: LayerCommand) -> Handed:
         tree, manifest = self.runtime.rootfs(CONTAINER), self.plan.manifest
@@ -112,7 +128,7 @@ class Tree:
 
     def make(self, title: str, layer: Layer, made: LayerCommand, step: Step) -> None:
         """Make a layer in the tree, for those above it to be resolved on."""
-        self.ask(title, made, step, timeout=float(layer.timeout))
+        self.ask(title, made, step, timeout=float(layer.timeout), layer=layer, guarded=False)
 
     def _sources(self) -> contextlib.AbstractContextManager[None]:
         suite = self.plan.base.suite

@@ -22,11 +22,11 @@ from kiln.verify import BAD, GOOD, UNKNOWN, Finding
 
 # A command that shows nothing of these needn't wait for them to be read.
 if TYPE_CHECKING:
-    from kiln.build import Outcome
     from kiln.driver import Verdict
     from kiln.garbage import Collected
     from kiln.layers.store import Lookup
     from kiln.locked import Lock
+    from kiln.order import Outcome
     from kiln.plan import Plan
     from kiln.rebuild import Rebuilt
 

@@ -108,11 +108,12 @@ def plan(
 ) -> None:
     """Print what a build would do, and why; changes nothing."""
     from kiln import build as building
+    from kiln.order import Options
 
     with opened(json, site, images) as context:
 
         def work(each: str) -> None:
-            made = building.plan(context, each, building.Options(runtime, False, no_cache, from_))
+            made = building.plan(context, each, Options(runtime, False, no_cache, from_))
             context.ui.result(made.to_data(), functools.partial(render.plan, made=made))
 
         for_each(context, name, work)
@@ -138,11 +139,12 @@ def build(
 ) -> None:
     """Build, smoke-test and publish an image."""
     from kiln import build as building
+    from kiln.order import Options
 
     with opened(json, site, images) as context:
 
         def work(each: str) -> None:
-            done = building.build(context, each, building.Options(runtime, keep, no_cache, from_, locked))
+            done = building.build(context, each, Options(runtime, keep, no_cache, from_, locked))
             context.ui.result(done.to_data(), functools.partial(render.outcome, done=done, site=context.site))
 
         for_each(context, name, work)

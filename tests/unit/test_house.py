@@ -60,7 +60,7 @@ LAYERS = (
     ("doctor", "preflight", "layerrun", "finish", "garbage", "invocation", "lockuse"),
     ("assembly", "sitetraces"),
     ("lockrun", "resolve"),
-    ("build",),
+    ("order", "build"),
     ("locking", "lockcheck"),
     ("shell", "render", "rebuild"),
     ("diffview",),

@@ -16,6 +16,7 @@ from kiln.errors import BaseError, LockError, UsageError
 from kiln.locked import WHEEL, Lock, Locked, LockedBase, LockedLayer
 from kiln.locking import Update, Work
 from kiln.manifest import Manifest
+from kiln.order import Options
 
 A, B = ("0" * 63 + each for each in "ab")
 PYPI = "https://files.example/p"
@@ -240,7 +241,7 @@ def test_a_base_that_is_another_now_is_refused(context: Context, image: Path) ->
 
 def plan_inputs(context: Context, lock: Lock | None, made: Manifest) -> list[Any]:
     found = lockuse.find_base(context, made, lock_of(context, made))
-    planned = build.planned(context, made, found, build.Options("embedded"), lock)
+    planned = build.planned(context, made, found, Options("embedded"), lock)
     return [item.wanted for item in planned.layers]
 
 
