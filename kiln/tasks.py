@@ -368,7 +368,8 @@ def gc(
 )
 def test(_: InvokeContext, only: str = "tests", match: str = "") -> None:
     """Run the test suite: lint, types, units, conformance, integration."""
-    argv = [sys.executable, "-m", "pytest", only, *(["-k", match] if match else [])]
+    workers = ["-n", "auto", "--dist", "worksteal"]
+    argv = [sys.executable, "-m", "pytest", *workers, only, *(["-k", match] if match else [])]
     os.chdir(find_root(os.environ))
     raise Exit(code=attach(argv, what="run the tests", env={**os.environ, **host_environment(os.environ)}))
 
