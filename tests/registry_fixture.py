@@ -96,13 +96,14 @@ def sha256(data: bytes) -> str:
 
 @dataclass
 class TokenServer:
-    """Signs tokens that the registry accepts. Anonymous ones may pull from `public/…`, `users` all."""
+    """Signs tokens, good for `lifetime` seconds. Anonymous ones may pull from `public/…`, `users` all."""
 
     folder: Path
     users: Mapping[str, str]
-    lifetime: float
+    lifetime: float = 300
     port: int = 0
     requests: list[tuple[str, str]] = field(default_factory=list)
+    issued: list[str] = field(default_factory=list)
     _jti: int = 0
 
     def make_key(self) -> Path:
@@ -131,7 +132,8 @@ class TokenServer:
         text = ".".join(_base64url(json.dumps(part).encode()) for part in (header, claims))
         argv = ["openssl", "dgst", "-sha256", "-sign", str(self.folder / "key.pem")]
         signature = subprocess.run(argv, input=text.encode(), check=True, capture_output=True).stdout
-        return f"{text}.{_base64url(signature)}"
+        self.issued.append(f"{text}.{_base64url(signature)}")
+        return self.issued[-1]
 
     def answer(self, query: str, authorization: str) -> tuple[int, dict[str, Any]]:
         self.requests.append((query, authorization))
@@ -176,12 +178,12 @@ class Pushed:
 
 @contextlib.contextmanager
 def start_registry(
-    tmp: Path, auth: bool = False, users: Mapping[str, str] | None = None, lifetime: float = 300
+    tmp: Path, auth: bool = False, users: Mapping[str, str] | None = None
 ) -> Iterator[Registry]:
-    """A registry below `tmp`. With `auth` it wants tokens, which end after `lifetime` seconds."""
+    """A registry below `tmp`. With `auth` it wants tokens."""
     tmp.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        tokens = TokenServer(tmp, users or {}, lifetime) if auth else None
+        tokens = TokenServer(tmp, users or {}) if auth else None
         port = _free_port()
         config: dict[str, Any] = {
             "version": 0.1,
