@@ -22,6 +22,8 @@ from kiln import (
     finish,
     invocation,
     layerrun,
+    layersecrets,
+    leaks,
     lockuse,
     preflight,
     provenance,
@@ -37,7 +39,7 @@ from kiln.assembly import CONTAINER, Assembly
 from kiln.bases import Found
 from kiln.companions import Sign
 from kiln.context import Context
-from kiln.errors import SmokeFailure
+from kiln.errors import AuditError, SmokeFailure
 from kiln.invocation import Invocation
 from kiln.locked import Lock
 from kiln.manifest import Manifest
@@ -273,10 +275,24 @@ def audit_image(work: Build, exported: Path, traces: list[Finding]) -> tuple[Fin
         if work.keep and audit.errors(findings):
             layerrun.keep(context.site.work, work.workspace, manifest.name, len(work.plan.layers))
         audit.check(manifest.name, findings)
+        refuse_secrets(work, exported)
         step.outcome = f"{len(findings)} to look at" if findings else "nothing found"
     for each in findings:
         context.ui.warn(f"{each.path}: {each.cause}" + (f" (left by {each.place})" if each.place else ""))
     return findings
+
+
+def refuse_secrets(work: Build, exported: Path) -> None:
+    """Raise `AuditError` where the finished file holds a secret of its layers, reused ones among them."""
+    context, manifest = work.context, work.plan.manifest
+    values = layersecrets.at_hand(manifest.layers, context.environ)
+    lines = leaks.in_image(exported, values, work.workspace.path, context.host_env())
+    if lines:
+        raise AuditError(
+            f"the finished image of {manifest.name} holds a secret of its layers; nothing was published",
+            "don't write it to a file that stays, in no form: docs/clean.md, 'Secrets'",
+            lines,
+        )
 
 
 def run_smoke(work: Build, exported: Path, runtime: Runtime) -> tuple[SmokeResult, ...]:

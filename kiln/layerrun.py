@@ -23,12 +23,11 @@ from kiln import (
     inventory,
     layercommand,
     layersecrets,
+    leaks,
     lockedcommand,
     lockedfiles,
-    masking,
     origin,
     packagecache,
-    search,
     workspace,
 )
 from kiln import guard as guards
@@ -132,29 +131,27 @@ class Runner:
         return Watch(self.guard, self.plan.manifest, item, tree, before or inventory.take(tree))
 
     def _refuse_secrets(self, item: PlannedLayer, values: Mapping[str, str]) -> None:
-        """Raise `AuditError` where the layer left one of its secrets: before anything else has its files."""
+        """Raise `AuditError` where the layer left a secret: before anything else has its files.
+
+        Of the other layers' secrets, too: one may put together what another left in pieces.
+        """
+        values = {**layersecrets.at_hand(self.plan.manifest.layers, self.context.environ), **values}
         upper = self.workspace.upper
         changed = (
             Changed((upper,), None, self.space)
             if upper.is_dir()
             else Changed((self.runtime.rootfs(self.container),), self.workspace.state / "started", self.space)
         )
-        names = {form: name for name, value in values.items() for form in masking.traces(value)}
-        found = changed.holding(names.keys(), host_environment(self.context.environ), settings=False)
-        if not found:
-            return
-        place = origin.layer(
-            self.context.manifests / f"{self.plan.manifest.name}.yaml", item.number, item.title
-        )
-        inside = [(f"/{path.relative_to(changed.folders[0])}", search.which(path, names)) for path in found]
-        raise AuditError(
-            f"{place}, leaves a secret in the image; nothing of this layer was kept",
-            "don't write it to a file that stays: while the layer runs, it is in /run/kiln/secrets",
-            [
-                f"error    {path}: holds {f'the secret {name}' if name else 'a secret'}"
-                for path, name in inside
-            ],
-        )
+        lines = leaks.found(changed, values, host_environment(self.context.environ))
+        if lines:
+            place = origin.layer(
+                self.context.manifests / f"{self.plan.manifest.name}.yaml", item.number, item.title
+            )
+            raise AuditError(
+                f"{place}, leaves a secret in the image; nothing of this layer was kept",
+                "don't write it to a file that stays: while the layer runs, it is in /run/kiln/secrets",
+                lines,
+            )
 
     def _made(self, item: PlannedLayer) -> LayerCommand:
         if item.locked is None or self.plan.lock is None:

@@ -7,7 +7,7 @@ gone when the layer ends, also when the build is kept. They are no part of a key
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,6 +90,16 @@ def _of_file(name: str, secret: Secret, environ: Mapping[str, str]) -> str:
             f"secret {name}: {secret.source} is not text of at most 1 MiB", f"look at: file {path}"
         )
     return value
+
+
+def at_hand(layers: Iterable[Layer], environ: Mapping[str, str]) -> dict[str, str]:
+    """The secrets of these layers that the caller has, by their names; layers that are reused need none."""
+    found = {}
+    for layer in layers:
+        for name, secret in declared(layer).items():
+            with contextlib.suppress(UsageError):
+                found[name] = read(name, secret, environ)
+    return found
 
 
 @contextlib.contextmanager

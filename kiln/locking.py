@@ -310,13 +310,22 @@ def differences(before: Lock | None, now: Lock) -> list[str]:
     said = []
     if before is not None and before.base.digest != now.base.digest:
         said.append(f"base {before.base.digest} -> {now.base.digest}")
-    old, new = ({each.name: each for each in made.packages} if made else {} for made in (before, now))
-    for name in sorted({*old, *new}):
-        was, is_now = old.get(name), new.get(name)
-        if was is None and is_now is not None:
-            said.append(f"+ {is_now.title}")
-        elif is_now is None and was is not None:
-            said.append(f"- {was.title}")
-        elif was and is_now and was.identity != is_now.identity:
-            said.append(f"  {name} {was.version} -> {is_now.version}")
+    old, new = _by_name(before), _by_name(now)
+    for key in sorted({*old, *new}):
+        gone = {each.identity: each for each in old.get(key, ())}
+        come = {each.identity: each for each in new.get(key, ()) if gone.pop(each.identity, None) is None}
+        if gone and come:
+            was, is_now = (", ".join(each.version for each in some.values()) for some in (gone, come))
+            said.append(f"  {key[0]} {was} -> {is_now}")
+        else:
+            said += [f"- {each.title}" for each in gone.values()]
+            said += [f"+ {each.title}" for each in come.values()]
     return said
+
+
+def _by_name(lock: Lock | None) -> dict[tuple[str, str], list[Locked]]:
+    """Debian and Python may each have a package of one name, and two environments other versions of it."""
+    found: dict[tuple[str, str], list[Locked]] = {}
+    for each in lock.packages if lock else ():
+        found.setdefault((each.name, each.place), []).append(each)
+    return found

@@ -203,6 +203,26 @@ def test_a_layer_that_keeps_its_secret_is_refused(secretive: Project, leak: str,
     secretive.run("build", "x", env={"HF_TOKEN": TOKEN}, within=within).expect(0)
 
 
+def test_a_secret_that_two_layers_put_together_is_found(secretive: Project) -> None:
+    letters = 'for ((at = ${#text} - 1; at >= 0; at--)); do printf %s "${text:at:1}"; done'
+    taken = {"script": f"text=$(cat /run/kiln/secrets/hf); {letters} > /backwards", "secrets": SECRETS}
+    put_back = {"run": f"text=$(< /backwards); {letters} > /root/whole; chmod 0 /root/whole"}
+    secretive.manifest("x", [{"run": taken}, put_back], smoke=[{"commands": ["false"]}])
+    done = secretive.run("build", "x", env={"HF_TOKEN": TOKEN})
+    done.expect(15, "layer 2 (run text=$(< /backwards", "/root/whole: holds the secret hf")
+    assert TOKEN not in done.said
+    # Whoever hasn't got the token can't look for it; whoever has finds it in layers that are reused, too.
+    secretive.manifest("x", [{"run": taken}, {"run": put_back["run"].replace("chmod 0", "chmod 600")}])
+    secretive.run("build", "x", "--keep").expect(0)
+    secretive.manifest(
+        "x", [{"run": taken}, {"run": put_back["run"].replace("chmod 0", "chmod 600")}, {"run": "true"}]
+    )
+    done = secretive.run("build", "x", env={"HF_TOKEN": TOKEN})
+    done.expect(15, "the finished image of x holds a secret", "/root/whole: holds the secret hf")
+    assert TOKEN not in done.said
+    assert "layer 3/3" in done.err
+
+
 def test_a_missing_secret_is_told_before_anything_is_made(secretive: Project) -> None:
     secretive.manifest(
         "x", [{"run": {"script": PRINTS, "secrets": {**SECRETS, "ssh": {"file": "~/.ssh/id"}}}}]

@@ -55,7 +55,7 @@ LAYERS = (
         "startlines",
     ),
     ("provenance", "verify", "drivergate"),
-    ("context", "packagecache", "layersecrets", "constraints", "cause", "guard", "watch"),
+    ("context", "packagecache", "layersecrets", "leaks", "constraints", "cause", "guard", "watch"),
     ("lockedfiles", "lockedcommand", "resolved", "buildneeds"),
     ("doctor", "preflight", "layerrun", "finish", "garbage", "invocation", "lockuse"),
     ("assembly", "sitetraces"),

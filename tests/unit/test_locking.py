@@ -172,6 +172,21 @@ def test_differences_of_locks_are_a_line_a_package(context: Context) -> None:
     assert locking.differences(before, before) == []
 
 
+def test_differences_of_one_name_in_debian_python_and_two_environments(context: Context) -> None:
+    lock = lock_of(context, loaded(context, *LAYERS))
+
+    def holding(*packages: Locked) -> Lock:
+        last = dataclasses.replace(lock.layers[-1], locked=packages)
+        bare = [dataclasses.replace(each, locked=()) for each in lock.layers[:-1]]
+        return dataclasses.replace(lock, layers=(*bare, last))
+
+    debian, old, new = package("six", "9", "all"), package("six", "1.0"), package("six", "2.0")
+    assert locking.differences(holding(debian, old), holding(debian, new)) == ["  six 1.0 -> 2.0"]
+    assert locking.differences(holding(debian, old), holding(old)) == ["- six 9"]
+    assert locking.differences(holding(old), holding(old, new)) == ["+ six 2.0"]
+    assert locking.differences(holding(old, new), holding(old, new)) == []
+
+
 def test_a_password_of_the_site_never_gets_into_a_lock(tmp_path: Path, context: Context) -> None:
     (tmp_path / "sites/local.yaml").write_text(
         "format: 1\nname: local\nimages: ./images\ncache: ./cache\n"
