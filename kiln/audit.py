@@ -41,10 +41,10 @@ class Audit:
 
         `private` is a folder for what is read of it.
         """
-        found = listing.of(image, env)
+        found = listing.of(image, env, imagerules.telling)
         texts = listing.read(image, imagerules.wanted(found), private, env)
         judged = Image(found, texts, self.base, self.names, self.builder, self.allow_setuid)
-        there = (each for each in traces if each.path in found.entries)
+        there = (each for each in traces if found.has(each.path))
         return self.told((*imagerules.judge(judged), *there))
 
     def told(self, findings: Iterable[Finding]) -> tuple[Finding, ...]:

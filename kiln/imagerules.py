@@ -21,6 +21,8 @@ TEMPORARY = ("/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/run/lock", "/var/loc
 CLOSED = frozenset(("/etc/shadow", "/etc/gshadow", "/etc/shadow-", "/etc/gshadow-"))
 SETUID, STICKY, ANYBODY_WRITES, PERMISSIONS = 0o6000, 0o1000, 0o002, 0o777
 NAMES_MODE = 0o644
+NAMES = frozenset(("passwd", "group", "hostname", "pyvenv.cfg"))
+PEOPLE = ("/.ssh/authorized_keys", "/.ssh/known_hosts")
 # What enroot's hook, or a container started with GPUs, mounts from the driver.
 DRIVER = re.compile(
     r"(lib(cuda|cudadebugger|nvcuvid|nvoptix|vdpau_nvidia|(GLX|EGL|GLESv1_CM|GLESv2)_nvidia|nvidia-[\w-]+)\.so"
@@ -70,6 +72,23 @@ def wanted(listing: Listing) -> Iterator[Entry]:
             yield entry
 
 
+def telling(entry: Entry) -> bool:
+    """Whether a rule may have something to say on it, or to look at it: few things of an image."""
+    path, kind, mode = entry.path, entry.kind, entry.mode
+    name = path[path.rfind("/") + 1 :]
+    return (
+        (kind in (FILE, FOLDER) and (mode & (SETUID | ANYBODY_WRITES) or not mode & PERMISSIONS) != 0)
+        or (entry.uid or entry.gid) != 0
+        or name in NAMES
+        or name in logins.HISTORIES
+        or name.endswith(".checked")
+        or path.endswith((*PEOPLE, *CACHES))
+        or path.startswith(CACHES[-1])
+        or (not entry.size and DRIVER.fullmatch(name) is not None)
+        or bool(logins.candidates(path))
+    )
+
+
 def judge(image: Image) -> list[Finding]:
     return [finding for rule in RULES for finding in rule(image)]
 
@@ -83,7 +102,7 @@ def owners(image: Image) -> Iterator[Finding]:
 
 def names(image: Image) -> Iterator[Finding]:
     for path, left in image.names.items():
-        entry = image.listing.find(path)
+        entry = image.listing.entries.get(image.listing.find(path) or "")
         if entry is None:
             continue
         for name in sorted(listed(image.texts.get(path, b"")) - left):
@@ -101,16 +120,16 @@ def listed(text: bytes) -> frozenset[str]:
 
 
 def builders(image: Image) -> Iterator[Finding]:
-    home = image.listing.entries.get(image.builder.home)
+    home = image.builder.home
     text = image.texts.get("/etc/passwd", b"").decode("utf-8", "replace")
     homes = {line.split(":")[5] for line in text.splitlines() if line.count(":") >= 6}
-    if home and home.path not in ("/", "/root") and home.path not in homes and image.base(home.path) is None:
-        cause = "the builder's home: no user of the image has it"
-        yield Finding(ERROR, home.path, cause, f"rm -r {home.path}")
+    known = home in ("/", "/root") or home in homes or image.base(home) is not None
+    if image.listing.has(home) and not known:
+        yield Finding(ERROR, home, "the builder's home: no user of the image has it", f"rm -r {home}")
     said = image.texts.get("/etc/hostname", b"").decode("utf-8", "replace").strip()
     if said and said == image.builder.host:
         yield Finding(ERROR, "/etc/hostname", "the name of the host that built it", "rm /etc/hostname")
-    if KILNS_OWN in image.listing.entries:
+    if image.listing.has(KILNS_OWN):
         yield Finding(ERROR, KILNS_OWN, "Kiln's own mount point", "don't write below /run/kiln")
 
 
@@ -133,7 +152,7 @@ def secrets(image: Image) -> Iterator[Finding]:
             yield Finding(
                 ERROR, entry.path, cause, "don't keep it: what a layer needs to know goes into its 'secrets:'"
             )
-        elif entry.path.endswith(("/.ssh/authorized_keys", "/.ssh/known_hosts")) and not image.had(entry):
+        elif entry.path.endswith(PEOPLE) and not image.had(entry):
             yield Finding(WARNING, entry.path, "it names people or hosts", f"rm {entry.path}")
 
 
@@ -201,7 +220,7 @@ def modes(image: Image) -> Iterator[Finding]:
 def _private(image: Image, entry: Entry) -> bool:
     if entry.path.endswith("/.lock") and not entry.size:
         # uv leaves one in each environment, open to all on purpose.
-        return entry.path.removesuffix(".lock") + "pyvenv.cfg" not in image.listing.entries
+        return not image.listing.has(entry.path.removesuffix(".lock") + "pyvenv.cfg")
     temporary = any(entry.path == top or entry.path.startswith(f"{top}/") for top in TEMPORARY)
     return not temporary and not (entry.kind == FOLDER and entry.mode & STICKY)
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -40,17 +42,39 @@ class Entry(NamedTuple):
     target: str = ""
 
 
-@dataclass(frozen=True)
 class Listing:
-    """Everything in an image, by its absolute path; the top is `/`."""
+    """What is in an image, by its absolute path; the top is `/`.
 
-    entries: Mapping[str, Entry]
+    `entries` has the links, and what `telling` says yes to: of a large image's other things only that they
+    are there is kept, in eight bytes each.
+    """
+
+    def __init__(self, telling: Callable[[Entry], bool]) -> None:
+        self.entries: dict[str, Entry] = {}
+        self._telling = telling
+        self._hashes = array("q")
+        self._sorted = True
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries.values())
 
-    def find(self, path: str) -> Entry | None:
-        """What a process in the image finds at `path`, links followed; None where they lead nowhere."""
+    def add(self, entry: Entry) -> None:
+        if entry.kind == LINK or self._telling(entry):
+            self.entries[entry.path] = entry
+        else:
+            self._hashes.append(hash(entry.path))
+            self._sorted = False
+
+    def has(self, path: str) -> bool:
+        """Whether there is something at `path`, where no link is on the way."""
+        if not self._sorted:
+            self._hashes, self._sorted = array("q", sorted(self._hashes)), True
+        number = hash(path)
+        at = bisect_left(self._hashes, number)
+        return path in self.entries or (at < len(self._hashes) and self._hashes[at] == number)
+
+    def find(self, path: str) -> str | None:
+        """The path of what a process in the image finds at `path`, links followed; None for nothing."""
         resolved = ""
         pending, links = list(reversed(PurePosixPath("/", path).parts[1:])), 0
         while pending:
@@ -58,11 +82,12 @@ class Listing:
             if part == "..":
                 resolved = resolved.rpartition("/")[0]
                 continue
-            entry = self.entries.get(f"{resolved}/{part}")
-            if entry is None:
-                return None
-            if entry.kind != LINK:
-                resolved = entry.path
+            here = f"{resolved}/{part}"
+            entry = self.entries.get(here)
+            if entry is None or entry.kind != LINK:
+                if not self.has(here):
+                    return None
+                resolved = here
                 continue
             links += 1
             if links > MAX_LINKS:
@@ -70,38 +95,38 @@ class Listing:
             target = PurePosixPath(entry.target)
             resolved = "" if target.is_absolute() else resolved
             pending += reversed([part for part in target.parts if part != "/"])
-        return self.entries.get(resolved or "/")
+        return resolved or "/"
 
 
-def of(image: Path, env: Mapping[str, str]) -> Listing:
+def of(image: Path, env: Mapping[str, str], telling: Callable[[Entry], bool]) -> Listing:
     """Raises `CommandFailed` for a file that unsquashfs can't read."""
     argv = ["unsquashfs", "-lln", str(image)]
-    said = run(argv, what=f"list {image.name}", env=env, timeout=LIST_SECONDS, separate=True).output
-    found = parse(said.split("\n"))
-    if not found.entries:
+    found = Listing(telling)
+
+    def hear(line: str) -> None:
+        entry = parse(line)
+        if entry:
+            found.add(entry)
+
+    run(argv, what=f"list {image.name}", env=env, timeout=LIST_SECONDS, on_line=hear)
+    if not found.has("/"):
         raise ExportError(f"nothing is listed in {image}", "look at: unsquashfs -lln " + str(image))
     return found
 
 
-def parse(lines: Iterable[str]) -> Listing:
+def parse(line: str) -> Entry | None:
     """The rest of a name with a line break in it is left out: what stands before is enough to find it."""
-    modes: dict[str, int] = {}
-    entries: dict[str, Entry] = {}
-    for line in lines:
-        match = _LINE.fullmatch(line)
-        if not match:
-            continue
-        kind, letters, uid, gid, size, path = match.groups()
-        mode = modes.get(letters)
-        if mode is None:
-            mode = modes[letters] = _mode(letters)
-        path, target = path or "/", ""
-        if kind == LINK:
-            path, _, target = path.partition(" -> ")
-        entries[path] = Entry(path, kind, mode, int(uid), int(gid), int(size), target)
-    return Listing(entries)
+    match = _LINE.fullmatch(line)
+    if not match:
+        return None
+    kind, letters, uid, gid, size, path = match.groups()
+    path, target = path or "/", ""
+    if kind == LINK:
+        path, _, target = path.partition(" -> ")
+    return Entry(path, kind, _mode(letters), int(uid), int(gid), int(size), target)
 
 
+@cache
 def _mode(letters: str) -> int:
     mode = 0
     for letter in letters:

@@ -29,30 +29,33 @@ class PathDifference:
 
 def compare(one: Path, two: Path) -> list[PathDifference]:
     """All differences of two trees, sorted by path. What the caller may not read is compared by its size."""
-    before, after = (dict(_walk(os.fsencode(tree), b"")) for tree in (one, two))
     top = ", ".join(_status(one.stat(), two.stat()))
     found = [PathDifference("/", top)] if top else []
+    return sorted([*found, *_below(os.fsencode(one), os.fsencode(two), "")])
+
+
+def _below(one: bytes | None, two: bytes | None, path: str) -> Iterator[PathDifference]:
+    """The differences in two folders, of which one may not be there; no more than these are in memory."""
+    before, after = _entries(one), _entries(two)
     for name in sorted({*before, *after}):
-        path = "/" + name.decode("utf-8", "replace")
-        if name not in after:
-            found.append(PathDifference(path, "is gone"))
-        elif name not in before:
-            found.append(PathDifference(path, "is new"))
-        elif words := ", ".join(_words(before[name], after[name])):
-            found.append(PathDifference(path, words))
-    return found
+        was, is_now = before.get(name), after.get(name)
+        here = f"{path}/{name.decode('utf-8', 'replace')}"
+        if was is None or is_now is None:
+            yield PathDifference(here, "is new" if was is None else "is gone")
+        elif words := ", ".join(_words(was, is_now)):
+            yield PathDifference(here, words)
+        folders = [
+            each.path if each and each.is_dir(follow_symlinks=False) else None for each in (was, is_now)
+        ]
+        if any(folders):
+            yield from _below(folders[0], folders[1], here)
 
 
-def _walk(tree: bytes, below: bytes) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
+def _entries(folder: bytes | None) -> dict[bytes, os.DirEntry[bytes]]:
     try:
-        entries = sorted(os.scandir(os.path.join(tree, below)), key=lambda entry: entry.name)
+        return {entry.name: entry for entry in os.scandir(folder)} if folder else {}
     except PermissionError:
-        return
-    for entry in entries:
-        name = os.path.join(below, entry.name)
-        yield name, entry
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(tree, name)
+        return {}
 
 
 def _words(one: os.DirEntry[bytes], two: os.DirEntry[bytes]) -> Iterator[str]:

@@ -44,7 +44,10 @@ def image(
     parents = {str(parent) for path in here for parent in PurePosixPath(path).parents}
     found = {**{path: folder(path) for path in sorted(parents)}, **here}
     encoded = {path: text.encode() for path, text in own.items()}
-    return imagerules.Image(Listing(found), encoded, base, NAMES, BUILDER, allow)
+    listed = Listing(imagerules.telling)
+    for entry in found.values():
+        listed.add(entry)
+    return imagerules.Image(listed, encoded, base, NAMES, BUILDER, allow)
 
 
 def file(path: str, size: int = 5, mode: int = 0o644, uid: int = 0) -> Entry:
