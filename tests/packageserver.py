@@ -41,12 +41,13 @@ class Packages:
     """Runs in a `with` block. `files` are bytes by path; `asked` the paths that were asked for, in order.
 
     With a `login` (USER:PASSWORD) it is wanted at every request. After `cut` bytes each answer ends; `sent`
-    counts what came.
+    counts what came, `connections` has the clients' addresses.
     """
 
     def __init__(self, login: str = "") -> None:
         self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
+        self.connections: set[tuple[str, int]] = set()
         self.cut, self.sent = 0, 0
         self.login = "Basic " + base64.b64encode(login.encode()).decode() if login else ""
         self._debian: dict[str, str] = {}
@@ -173,6 +174,11 @@ class Packages:
 
 class _Handler(BaseHTTPRequestHandler):
     packages: Packages
+    protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        self.packages.connections.add(self.client_address)
 
     def do_GET(self) -> None:
         self.packages.asked.append(self.path)
@@ -210,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
             sent = data[start:end][: self.packages.cut or None]
             self.packages.sent += len(sent)
             self.wfile.write(sent)
-            self.close_connection = True
+            self.close_connection = len(sent) < end - start
 
     def log_message(self, format: str, *args: object) -> None: ...
 

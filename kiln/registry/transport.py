@@ -37,6 +37,7 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 5
 # Pieces of 8 KiB cost eight times the processor time of these.
 PIECE = 1 << 20
+SHORT_BODY = 1 << 14
 MESSAGE_LIMIT = 300
 
 Notify = Callable[[str], None]
@@ -127,7 +128,7 @@ class Transport:
         try:
             yield response
         finally:
-            response.close()
+            leave(response)
 
     def _attempt(
         self, url: str, headers: Mapping[str, str]
@@ -154,7 +155,7 @@ class Transport:
             target = response.headers.get("Location", "")
             if response.status_code not in REDIRECTS or not target:
                 return response
-            response.close()
+            leave(response)
             goal = urljoin(url, target)
             if urlsplit(url).scheme == "https" and urlsplit(goal).scheme != "https":
                 message = f"{host_of(url)} redirects to {shown(goal)}, which is not https"
@@ -237,6 +238,14 @@ def bounded(
             yield chunk
     except requests.RequestException as error:
         raise Cut(reason(error)) from None
+
+
+def leave(response: requests.Response) -> None:
+    """Be done with an answer. A body read to its end leaves its connection to the next request."""
+    length = response.headers.get("Content-Length", "")
+    if length.isdigit() and int(length) <= SHORT_BODY:
+        response.raw.drain_conn()
+    response.close()
 
 
 def quietly(response: requests.Response) -> Iterator[bytes]:

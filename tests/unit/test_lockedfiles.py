@@ -51,6 +51,19 @@ def opened(tmp_path: Path, *packages: Locked, **settings: str) -> LockedFiles:
     return lockedfiles.opened(lock, loaded, Transport(Network(), lambda text: None, never))
 
 
+# --- asking ------------------------------------------------------------------------------------
+
+
+def test_a_check_of_many_packages_needs_few_connections(server: Packages, tmp_path: Path) -> None:
+    """Each new one may wait 5 s for a resolver that is asked too often."""
+    packages = [locked_at(server, server.wheel(f"one{number}", "1.0")) for number in range(60)]
+    server.remove("/files/one7-1.0-py3-none-any.whl")
+    [missing] = opened(tmp_path, *packages).missing(packages)
+    assert (missing.package.name, missing.said) == ("one7", "answers 404")
+    assert len(server.asked) == 60
+    assert len(server.connections) <= lockedfiles.ASKED_AT_ONCE
+
+
 # --- fetching ----------------------------------------------------------------------------------
 
 
