@@ -175,6 +175,8 @@ class Packages:
 class _Handler(BaseHTTPRequestHandler):
     packages: Packages
     protocol_version = "HTTP/1.1"
+    # Otherwise each answer waits for the acknowledgement of its headers.
+    disable_nagle_algorithm = True
 
     def setup(self) -> None:
         super().setup()
