@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +42,22 @@ _SKIPPED = b"\0"
 _KEEP = -1
 
 
+class _Brought:
+    """Paths that a layer brought: eight bytes for each, and more in layers that hide or replace something."""
+
+    def __init__(self) -> None:
+        self._new = array("q")
+        self._known: set[int] = set()
+
+    def add(self, path: bytes) -> None:
+        self._new.append(hash(path))
+
+    def __contains__(self, path: bytes) -> bool:
+        self._known.update(self._new)
+        del self._new[:]
+        return hash(path) in self._known
+
+
 class Tree:
     """The tree at `root` (b"" for the process's own root), while one layer is put onto it."""
 
@@ -51,7 +68,7 @@ class Tree:
         # From a folder as an archive names it to where it is.
         self._folders: dict[bytes, bytes] = {b"": root}
         # What this layer brought, and the folders that hold it.
-        self._upper: set[bytes] = set()
+        self._upper = _Brought()
         # Modes and times to set at the end; _KEEP for the mode of a folder that has no entry.
         self._ends: dict[bytes, tuple[int, int]] = {}
         self._touch(root, os.stat(root or b"/"))
@@ -217,7 +234,7 @@ class Tree:
             is_folder = stat.S_ISDIR(os.lstat(path).st_mode)
         except FileNotFoundError:
             return
-        if path not in self._upper:
+        if self._is_lower(path):
             self._remove(path)
         elif is_folder:
             self._hide_within(path)
@@ -238,6 +255,9 @@ class Tree:
         if stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode):
             # Names may have led here.
             self._folders = {b"": self._root}
+
+    def _is_lower(self, path: bytes) -> bool:
+        return self._has_lower and path not in self._upper
 
     def _locate(self, folder: bytes, mtime: int) -> bytes:
         """Where the folder that an entry names is; made if missing."""
@@ -291,8 +311,7 @@ class Tree:
         """What is at `here`; where a folder must be, lower layers' other things give way to one."""
         try:
             status = os.lstat(here)
-            lower = self._has_lower and here not in self._upper
-            if mtime is None or stat.S_ISDIR(status.st_mode) or not lower:
+            if mtime is None or stat.S_ISDIR(status.st_mode) or not self._is_lower(here):
                 return status
             self._remove(here)
         except FileNotFoundError:
