@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from kiln import files
+from kiln import files, history
 from kiln.errors import ExportError, KilnError, StoreError
+from kiln.history import Change
 from kiln.record import Record
 from kiln.run import unbroken
 from kiln.store import CANDIDATE, CURRENT, Store, next_version
@@ -79,7 +80,7 @@ def _put(
     with files.translated(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with (
-        files.locked(folder / LOCK, wait=WAIT_SECONDS, on_wait=notify),
+        image_lock(store, record.name, notify),
         _staged(folder, finished, record.digest) as staged,
     ):
         version = next_version(store.versions(record.name), label)
@@ -88,11 +89,22 @@ def _put(
         checksum = f"{done.digest.removeprefix('sha256:')}  {done.file}\n"
         files.write_atomic(store.checksum(done.name, version), checksum.encode(), 0o444)
         channel = CANDIDATE if done.smoke_state == "incomplete" else CURRENT
+        before = store.channels(done.name).get(channel, "")
+        who, time = history.stamp()
+        change = Change(history.PUBLISH, version, channel, before, who=who, time=time)
         with unbroken():
             _place(staged, store.image(done.name, version))
             published.append(done)
+            history.add(store, done.name, change)
             files.link_atomic(store.channel(done.name, channel), done.file)
     return channel
+
+
+def image_lock(
+    store: Store, name: str, notify: Callable[[str], None]
+) -> contextlib.AbstractContextManager[None]:
+    """Be the one who changes an image's versions and channels. Raises `BusyError`."""
+    return files.locked(store.folder(name) / LOCK, wait=WAIT_SECONDS, on_wait=notify)
 
 
 @contextlib.contextmanager

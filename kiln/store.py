@@ -5,6 +5,7 @@
       NAME/NAME-VERSION.json       its record
       NAME/NAME-VERSION.sha256     for people with only coreutils
       NAME/CHANNEL.sqsh            -> NAME-VERSION.sqsh, a relative link
+      NAME/history.jsonl           see `kiln.history`
       catalog.json                 made from the records, see `kiln.publish`
 
 Reads only. A version is there when its .sqsh is: a record without one belongs to a publish that is
@@ -13,6 +14,7 @@ under way or was cut off.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
@@ -25,7 +27,7 @@ from kiln.errors import StoreError
 from kiln.record import Record
 
 CURRENT, CANDIDATE = "current", "candidate"
-CHANNELS = (CURRENT, CANDIDATE)
+FIRST_CHANNELS = (CURRENT, CANDIDATE)
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
@@ -95,15 +97,19 @@ class Store:
         return sorted((version for version in found if split_version(version)), key=_order)
 
     def channels(self, name: str) -> dict[str, str]:
-        """Which version each channel of an image leads to."""
-        found = {}
-        for channel in CHANNELS:
-            try:
-                target = os.readlink(self.channel(name, channel))
-            except OSError:
-                continue
-            found[channel] = target.removeprefix(f"{name}-").removesuffix(".sqsh")
-        return found
+        """Which version each channel of an image leads to; `current` and `candidate` first."""
+        prefix, suffix, found = f"{name}-", ".sqsh", {}
+        try:
+            links = [entry.name for entry in os.scandir(self.folder(name)) if entry.is_symlink()]
+        except OSError:
+            return {}
+        for link in links:
+            with contextlib.suppress(OSError):
+                target = os.readlink(self.folder(name) / link)
+                if link.endswith(suffix) and target.startswith(prefix) and target.endswith(suffix):
+                    found[link.removesuffix(suffix)] = target[len(prefix) : -len(suffix)]
+        first = [channel for channel in FIRST_CHANNELS if channel in found]
+        return {channel: found[channel] for channel in (*first, *sorted(set(found) - set(first)))}
 
     def entry(self, name: str, version: str) -> Entry:
         path = self.image(name, version)
@@ -115,7 +121,7 @@ class Store:
     def led_to(self, name: str) -> list[Entry]:
         """The versions that an image's channels lead to, `current`'s first."""
         versions, channels = set(self.versions(name)), self.channels(name)
-        wanted = [channels[channel] for channel in CHANNELS if channels.get(channel) in versions]
+        wanted = [version for version in channels.values() if version in versions]
         return [self.entry(name, version) for version in dict.fromkeys(wanted)]
 
     def entries(self) -> Iterator[Entry]:
