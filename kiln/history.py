@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import date, datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from kiln import files
 from kiln.errors import StoreError
@@ -28,7 +29,7 @@ MOVES = (PUBLISH, PROMOTE)
 
 @dataclass(frozen=True)
 class Change:
-    """One change: `time` in ISO 8601, UTC; `until` a date (YYYY-MM-DD); `before` the channel's version then."""
+    """One change: `time` in ISO 8601 and UTC, `until` a date, `before` the channel's version then."""
 
     action: str
     version: str
@@ -39,6 +40,10 @@ class Change:
     use: str = ""
     who: str = ""
     time: str = ""
+
+    def to_data(self) -> dict[str, str]:
+        """Its fields, but for the empty ones."""
+        return {key: value for key, value in asdict(self).items() if value}
 
     @property
     def text(self) -> str:
@@ -73,6 +78,11 @@ class Standing:
             return ""
         said = self.deprecated
         return f"deprecated until {said.until}: {said.because}; use {said.use}"
+
+    def to_data(self) -> dict[str, Any]:
+        """For programs: `revoked` and `deprecated`, where there is one."""
+        said = {"revoked": self.revoked, "deprecated": self.deprecated}
+        return {name: change.to_data() for name, change in said.items() if change}
 
     @property
     def expired(self) -> bool:
@@ -112,8 +122,7 @@ def add(store: Store, name: str, change: Change) -> None:
         before = here.read_bytes()
     except FileNotFoundError:
         before = b""
-    line = {key: value for key, value in asdict(change).items() if value}
-    text = json.dumps(line, ensure_ascii=False) + "\n"
+    text = json.dumps(change.to_data(), ensure_ascii=False) + "\n"
     separator = b"" if before.endswith(b"\n") or not before else b"\n"
     files.write_atomic(here, before + separator + text.encode())
 

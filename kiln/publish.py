@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from kiln import files, history
 from kiln.errors import ExportError, KilnError, StoreError
@@ -160,21 +161,23 @@ def _place(staged: Path, final: Path) -> None:
 def refresh_catalog(store: Store, notify: Callable[[str], None]) -> None:
     """Make catalog.json anew from the records; damaged ones are named in it, and stop nothing."""
     with files.locked(store.root / LOCK, wait=WAIT_SECONDS, on_wait=notify):
-        images: dict[str, object] = {}
-        for name in store.names():
-            entries = [store.entry(name, version) for version in store.versions(name)]
-            images[name] = {
-                "channels": store.channels(name),
-                "versions": [
-                    {key: value for key, value in asdict(entry.record).items() if key in TOP_FIELDS}
-                    | {"smoke": entry.record.smoke_state}
-                    if entry.record
-                    else {"version": entry.version, "problem": entry.problem}
-                    for entry in entries
-                ],
-            }
+        images = {name: _summary(store, name) for name in store.names()}
         text = json.dumps({"format": 1, "images": images}, indent=1, ensure_ascii=False) + "\n"
         files.write_atomic(store.catalog, text.encode())
+
+
+def _summary(store: Store, name: str) -> dict[str, Any]:
+    """What the catalogue says of one image."""
+    changes, versions = history.read(store, name), []
+    for version in store.versions(name):
+        entry, standing = store.entry(name, version), history.standing(changes, version)
+        if entry.record is None:
+            summary: dict[str, Any] = {"version": version, "problem": entry.problem}
+        else:
+            known = asdict(entry.record)
+            summary = {**{key: known[key] for key in TOP_FIELDS}, "smoke": entry.record.smoke_state}
+        versions.append({**summary, **standing.to_data()})
+    return {"channels": store.channels(name), "versions": versions}
 
 
 def mend_catalog(store: Store, record: Record, notify: Callable[[str], None]) -> None:

@@ -91,10 +91,19 @@ class Record:
 def read(path: Path) -> Record:
     """The record in a file. Raises `StoreError` for one that is missing, damaged or of a newer Kiln."""
     try:
-        data = json.loads(path.read_text())
+        data = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path} can't be read as a record: {error}", f"look at it: less {path}") from error
+    return parse(data, str(path))
+
+
+def parse(text: bytes, place: str) -> Record:
+    """The record in a text; `place` is where it comes from, for messages. Raises `StoreError`."""
+    try:
+        data = json.loads(text)
         if data["format"] > FORMAT:
             raise StoreError(
-                f"{path} was written by a newer Kiln (format {data['format']})", "update this Kiln"
+                f"{place} was written by a newer Kiln (format {data['format']})", "update this Kiln"
             )
         values = _known(Record, data)
         values["layers"] = tuple(LayerRecord(**_known(LayerRecord, item)) for item in data.get("layers", ()))
@@ -103,8 +112,10 @@ def read(path: Path) -> Record:
             for item in data.get("smoke", ())
         )
         return Record(**values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} can't be read as a record: {error}", f"look at it: less {path}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{place} can't be read as a record: {error}", f"look at it: less {place}"
+        ) from error
 
 
 def _known(model: type[Record | LayerRecord | SmokeResult], data: Mapping[str, Any]) -> dict[str, Any]:
