@@ -158,9 +158,14 @@ def _place(staged: Path, final: Path) -> None:
         files.sync_folder(final.parent)
 
 
+def catalog_lock(store: Store, notify: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
+    """Be the one who makes what is made from all records. Raises `BusyError`."""
+    return files.locked(store.root / LOCK, wait=WAIT_SECONDS, on_wait=notify)
+
+
 def refresh_catalog(store: Store, notify: Callable[[str], None]) -> None:
     """Make catalog.json anew from the records; damaged ones are named in it, and stop nothing."""
-    with files.locked(store.root / LOCK, wait=WAIT_SECONDS, on_wait=notify):
+    with catalog_lock(store, notify):
         images = {name: _summary(store, name) for name in store.names()}
         text = json.dumps({"format": 1, "images": images}, indent=1, ensure_ascii=False) + "\n"
         files.write_atomic(store.catalog, text.encode())

@@ -52,7 +52,9 @@ def pull(context: Context, place: Place, reference: str, folder: Path, *, create
     offer, ui = place.find(reference), context.ui
     name = f"{offer.name} {offer.version}"
     if offer.refused:
-        raise StoreError(f"{name} can't be pulled: it is {offer.refused}", "see what else there is: invoke list")
+        raise StoreError(
+            f"{name} can't be pulled: it is {offer.refused}", "see what else there is: invoke list"
+        )
     for text in offer.warnings:
         ui.warn(f"{name}: {text}")
     folder = folder.expanduser().absolute()

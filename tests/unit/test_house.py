@@ -52,14 +52,17 @@ LAYERS = (
         "smoke",
         "publish",
         "channels",
+        "transfer",
+        "offers",
         "catalog",
         "startlines",
+        "page",
     ),
     ("context", "packagecache"),
     ("doctor", "preflight", "layerrun", "finish", "garbage"),
     ("assembly",),
     ("build",),
-    ("shell", "render"),
+    ("shell", "render", "pull"),
     ("tasks",),
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
