@@ -84,7 +84,9 @@ def _put(
         image_lock(store, record.name, notify),
         _staged(folder, finished, record.digest) as staged,
     ):
-        version = next_version(store.versions(record.name), label)
+        # A number is never given twice, also when its version has been removed.
+        known = [change.version for change in history.read(store, record.name)]
+        version = next_version([*store.versions(record.name), *known], label)
         done = dataclasses.replace(record, version=version, file=store.image(record.name, version).name)
         files.write_atomic(store.record(done.name, version), done.to_json().encode(), 0o444)
         checksum = f"{done.digest.removeprefix('sha256:')}  {done.file}\n"

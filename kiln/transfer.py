@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import math
 import os
@@ -228,5 +229,8 @@ class LocalFile:
         except OSError as error:
             raise StoreError(f"cannot read {self.path}: {error.strerror}") from error
         with stream:
+            # Tells whoever clears the store that it is read; not every file system has locks.
+            with contextlib.suppress(OSError):
+                fcntl.lockf(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
             stream.seek(offset)
             yield offset, iter(lambda: stream.read(PIECE), b"")

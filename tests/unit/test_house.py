@@ -52,6 +52,8 @@ LAYERS = (
         "smoke",
         "publish",
         "channels",
+        "retention",
+        "trash",
         "transfer",
         "offers",
         "catalog",
