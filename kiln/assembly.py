@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from kiln import finish, layerrun, workspace
 from kiln.context import Context
 from kiln.errors import RuntimeFailure, UsageError
 from kiln.files import remove_tree, write_atomic
 from kiln.layers.entry import Entry
-from kiln.layers.store import LayerStore, Wanted, age
+from kiln.layers.store import LayerStore, Made, Make, Wanted, age
 from kiln.plan import Plan, PlannedLayer
 from kiln.runtime import namespace
 from kiln.runtime.contract import Runtime
@@ -28,9 +28,8 @@ from kiln.workspace import Workspace
 
 CONTAINER, BASE = "build", "base"
 
-Made = tuple[Path, Path | None]
-"""A new tree, and its log if it has one."""
-Make = Callable[[], Made]
+Run = Callable[[], Sequence[Mapping[str, Any]]]
+"""Runs a layer; returns what it changed of the packages, as an entry has it."""
 
 
 class Assembly(Protocol):
@@ -42,7 +41,12 @@ class Assembly(Protocol):
         """Have the base there; `make` makes it as the container that it is given."""
         ...
 
-    def layer(self, item: PlannedLayer, run: Callable[[], None], log: Path, step: Step) -> Entry | None:
+    @property
+    def bottom(self) -> Path:
+        """The base's tree; where layers aren't kept it is that only until the first one runs."""
+        ...
+
+    def layer(self, item: PlannedLayer, run: Run, log: Path, step: Step) -> Entry | None:
         """Have a layer on top; `run` runs it in the container. The entry, where it was made before."""
         ...
 
@@ -65,7 +69,11 @@ class Flat:
         make(CONTAINER)
         layerrun.save_identity(self.runtime.rootfs(CONTAINER), self._workspace.state)
 
-    def layer(self, item: PlannedLayer, run: Callable[[], None], log: Path, step: Step) -> Entry | None:
+    @property
+    def bottom(self) -> Path:
+        return self.runtime.rootfs(CONTAINER)
+
+    def layer(self, item: PlannedLayer, run: Run, log: Path, step: Step) -> Entry | None:
         run()
         return None
 
@@ -95,21 +103,25 @@ class Stacked:
     def base(self, wanted: Wanted, make: Callable[[str], None], step: Step) -> None:
         def made() -> Made:
             make(BASE)
-            return self._outside.rootfs(BASE), None
+            return Made(self._outside.rootfs(BASE))
 
         self.take(wanted, made, step)
 
-    def layer(self, item: PlannedLayer, run: Callable[[], None], log: Path, step: Step) -> Entry | None:
+    @property
+    def bottom(self) -> Path:
+        return self._store.local.tree(self.entries[0])
+
+    def layer(self, item: PlannedLayer, run: Run, log: Path, step: Step) -> Entry | None:
         def made() -> Made:
             self.mount()
             rootfs, state = self.runtime.rootfs(CONTAINER), self._workspace.state
             layerrun.save_identity(rootfs, state)
-            run()
+            changes = run()
             finish.restore_identity(rootfs, state)
             self._space.unmount(self._target)
             # All whiteouts are links of one that lies there: removed later, it would change their ctime.
             remove_tree(self._workspace.overlay_work)
-            return self._workspace.upper, log
+            return Made(self._workspace.upper, log, changes)
 
         return self.take(item.wanted, made, step)
 

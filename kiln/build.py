@@ -9,19 +9,20 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kiln import (
-    __version__,
     assembly,
     bases,
+    drivergate,
     files,
     finish,
+    invocation,
     layerrun,
     preflight,
+    provenance,
     publish,
     smoke,
     squashfs,
@@ -29,11 +30,14 @@ from kiln import (
 )
 from kiln import plan as planning
 from kiln.assembly import CONTAINER, Assembly
+from kiln.companions import Sign
 from kiln.context import Context
 from kiln.errors import SmokeFailure, UsageError
+from kiln.invocation import Invocation
 from kiln.manifest import Manifest
 from kiln.plan import Anew, Plan, PlannedLayer, Setting
-from kiln.record import LayerRecord, Record, SmokeResult
+from kiln.provenance import Contents
+from kiln.record import LayerRecord, PackageChange, Record, SmokeResult, package_changes
 from kiln.runtime import choice, gpu
 from kiln.runtime.contract import Output, Runtime
 from kiln.ui import Step, size_text
@@ -44,12 +48,16 @@ TESTED = "smoke"
 
 @dataclass(frozen=True)
 class Options:
-    """What a person asked for beside the image's name. `start` is a layer's number, 0 for none named."""
+    """What a person asked for beside the image's name. `start` is a layer's number, 0 for none named.
+
+    A `trial` is an image that nobody will get: no driver has to run it, no hook tests it, no key signs it.
+    """
 
     runtime: str = ""
     keep: bool = False
     no_cache: bool = False
     start: int = 0
+    trial: bool = False
 
     def anew(self, manifest: Manifest) -> Anew | None:
         """The layers that are to be made anew. Raises `UsageError` for one that there isn't."""
@@ -93,6 +101,7 @@ class Build:
 
     context: Context
     plan: Plan
+    invocation: Invocation
     workspace: Workspace
     assembly: Assembly
     logs: Path
@@ -132,7 +141,7 @@ def plan(context: Context, name: str, options: Options) -> Plan:
         gpu=gpu.find(context.environ) != gpu.NOTHING,
         anew=anew,
     )
-    return planning.make(manifest, found, setting)
+    return replace(planning.make(manifest, found, setting), driver=drivergate.of_base(found, site))
 
 
 def build(context: Context, name: str, options: Options) -> Outcome:
@@ -142,19 +151,24 @@ def build(context: Context, name: str, options: Options) -> Outcome:
     made = plan(context, name, options)
     if made.published and made.published.record:
         return up_to_date(context, made.published.record)
+    if not options.trial:
+        drivergate.refuse(made, context.site)
     preflight.check(context, made)
+    sign = None if options.trial else preflight.signing(context)
+    came = invocation.take(context, name)
     with contextlib.ExitStack() as ending:
         private = ending.enter_context(workspace.opened(context.site.work, name, context.environ))
         tree = ending.enter_context(assembly.opened(context, made, private, options.runtime))
         logs = layerrun.log_folder(context.site.logs, private.id)
-        work = Build(context, made, private, tree, logs, options.keep)
+        work = Build(context, made, came, private, tree, logs, options.keep)
         make_base(work)
         layers = run_layers(work)
-        finish_image(work)
+        contents = finish_image(work)
         exported = export(work)
-        results = run_smoke(work, exported, context.runtime(private, options.runtime))
-        record = describe(work, layers, exported, results, time.monotonic() - started)
-        published, channel = publish_image(work, exported, record)
+        tester = context.runtime(private, options.runtime)
+        results = () if options.trial else run_smoke(work, exported, tester)
+        record = describe(work, layers, contents, exported, results, time.monotonic() - started)
+        published, channel = publish_image(work, exported, record, sign)
     return Outcome(published, channel, context.store.image(name, published.version), logs)
 
 
@@ -181,30 +195,56 @@ def run_layers(work: Build) -> tuple[LayerRecord, ...]:
     if not work.plan.uncached:
         work.context.layer_store.remember(work.plan.manifest.name, work.plan.inputs)
     runner = layerrun.Runner(
-        work.context, work.plan, work.workspace, work.assembly.runtime, CONTAINER, work.logs, work.keep
+        work.context,
+        work.plan,
+        work.workspace,
+        work.assembly.runtime,
+        CONTAINER,
+        work.logs,
+        work.keep,
+        work.assembly.bottom,
     )
     return tuple(run_layer(work, runner, item) for item in work.plan.layers)
 
 
 def run_layer(work: Build, runner: layerrun.Runner, item: PlannedLayer) -> LayerRecord:
     title = f"layer {item.number}/{len(work.plan.layers)} {item.title}"
+    changes: list[PackageChange] = []
     with work.step(title, f"layer {item.number}") as step:
 
-        def run() -> None:
+        def run() -> list[dict[str, Any]]:
             if not work.plan.uncached:
                 step.note(item.reason if item.lookup.entry is None else "it is made anew")
-            runner.run(item, step)
+            changes.extend(runner.run(item, step))
+            return [asdict(change) for change in changes]
 
         before = work.assembly.layer(item, run, runner.log(item), step)
     made = before.made if before else time.time()
     seconds = before.seconds if before else round(step.seconds, 2)
-    return LayerRecord(item.layer.kind, item.title, seconds, item.wanted.key.digest, made, before is not None)
+    found = package_changes(before.changes) if before else tuple(changes)
+    key = item.wanted.key.digest
+    return LayerRecord(item.layer.kind, item.title, seconds, key, made, before is not None, found)
 
 
-def finish_image(work: Build) -> None:
+def finish_image(work: Build) -> Contents:
     with work.step("finish", "finish"):
         work.assembly.complete()
-        finish.finish(work.plan, work.assembly.runtime.rootfs(CONTAINER), work.workspace.state)
+        runtime = work.assembly.runtime
+        rootfs = runtime.rootfs(CONTAINER)
+        finish.finish(work.plan, rootfs, work.workspace.state)
+        contents = provenance.look(rootfs)
+        problems = contents.inventory.problems
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
+            work.context.ui.warn(f"{problems[0]}{more}: it is not among the packages on record")
+        came, tools = work.invocation, work.invocation.tools(title(runtime))
+        provenance.write(rootfs, work.plan, contents.inventory, tools, came.commit, came.lock)
+        return contents
+
+
+def title(runtime: Runtime) -> str:
+    """A runtime's name and version: `enroot 4.1.2`."""
+    return f"{runtime.name} {runtime.version()}"
 
 
 def export(work: Build) -> Path:
@@ -228,6 +268,7 @@ def run_smoke(work: Build, exported: Path, runtime: Runtime) -> tuple[SmokeResul
         runtime.create(exported, TESTED)
     results = smoke.run_all(runtime, TESTED, tests, context.hooks, work.logs, context.ui)
     work.seconds["smoke"] += round(sum(result.seconds for result in results), 2)
+    results = tuple(replace(result, hardware=work.invocation.hardware) for result in results)
     failed = [result for result in results if result.required and result.state == "failed"]
     if failed:
         layerrun.keep(context.site.work, work.workspace, work.plan.manifest.name, len(work.plan.layers))
@@ -242,12 +283,14 @@ def run_smoke(work: Build, exported: Path, runtime: Runtime) -> tuple[SmokeResul
 def describe(
     work: Build,
     layers: tuple[LayerRecord, ...],
+    contents: Contents,
     exported: Path,
     results: tuple[SmokeResult, ...],
     seconds: float,
 ) -> Record:
     """The record, but for what `publish` decides: the version and the file's name."""
-    manifest, base = work.plan.manifest, work.plan.base
+    manifest, base, came = work.plan.manifest, work.plan.base, work.invocation
+    tools = came.tools(title(work.assembly.runtime))
     size = exported.stat().st_size
     with work.step("sha256", "sha256") as step:
         digest = files.sha256_file(exported, lambda done: step.progress(done, size))
@@ -260,25 +303,38 @@ def describe(
         base=base.base.text,
         base_digest=base.digest,
         platform_digest=base.platform_digest,
-        built=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        built=invocation.now(),
         description=manifest.description,
         maintainer=manifest.maintainer,
         seconds=round(seconds, 1),
-        runtime=f"{work.assembly.runtime.name} {work.assembly.runtime.version()}",
-        kiln=__version__,
+        runtime=tools.runtime,
+        kiln=tools.kiln,
         architecture=work.context.architecture,
         key=work.plan.key.digest,
         env=dict(manifest.env),
         layers=layers,
         steps=dict(work.seconds),
         smoke=results,
+        manifest=invocation.digest(manifest.text),
+        lock=invocation.digest(came.lock),
+        epoch=base.epoch,
+        squashfs_tools=tools.squashfs_tools,
+        environment=dict(contents.environment),
+        system=contents.system,
+        started=came.started,
+        build=work.workspace.id,
+        host=came.host,
+        job=came.job,
+        commit=came.commit,
+        clean=came.clean,
+        packages=tuple(replace(package, requires=()) for package in contents.inventory.packages),
     )
 
 
-def publish_image(work: Build, exported: Path, record: Record) -> tuple[Record, str]:
-    with work.context.ui.step("publish") as step:
+def publish_image(work: Build, exported: Path, record: Record, sign: Sign | None) -> tuple[Record, str]:
+    with work.context.ui.step("put aside" if work.context.target else "publish") as step:
         published, channel = publish.publish(
-            work.context.store, exported, record, work.plan.base.label, step.note
+            work.context.store, exported, record, work.plan.base.label, step.note, sign
         )
         step.outcome = f"{published.file}, channel {channel}"
     return published, channel

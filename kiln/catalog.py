@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from kiln.errors import StoreError
+from kiln.record import Record
 from kiln.store import CANDIDATE, CURRENT, Entry, Store
 
 
@@ -44,7 +46,14 @@ def _brief(entry: Entry, channels: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def details(entry: Entry, channels: dict[str, str]) -> dict[str, Any]:
-    """Everything on record about one version."""
+def record(entry: Entry) -> Record:
+    """The record of a version. Raises `StoreError` where it can't be read."""
+    if entry.record is None:
+        raise StoreError(entry.problem, f"the image itself may be whole: {entry.path}")
+    return entry.record
+
+
+def details(entry: Entry, channels: dict[str, str], beside: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything on record about one version; `beside` is what `companions.read` gives."""
     data = _brief(entry, channels)
-    return {**data, "record": asdict(entry.record)} if entry.record else data
+    return {**data, "record": asdict(entry.record), **beside} if entry.record else data

@@ -43,12 +43,16 @@ MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 @dataclass(frozen=True)
 class Context:
-    """One command's surroundings. `root` is the checkout; `environ` the caller's environment."""
+    """One command's surroundings. `root` is the checkout; `environ` the caller's environment.
+
+    `target` is where images go in place of the site's folder, which bases still come from.
+    """
 
     root: Path
     site: Site
     environ: Mapping[str, str]
     ui: Ui
+    target: Path | None = None
 
     @property
     def manifests(self) -> Path:
@@ -65,7 +69,7 @@ class Context:
 
     @property
     def store(self) -> Store:
-        return Store(self.site.images)
+        return Store(self.target or self.site.images)
 
     @property
     def redact(self) -> Redactor:
@@ -125,7 +129,7 @@ class Context:
 
         return Finder(
             client=self.client,
-            store=self.store,
+            store=Store(self.site.images),
             folder=self.manifests,
             architecture=self.architecture,
             mirrors=self.site.mirrors,

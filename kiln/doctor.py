@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kiln import debootstrap
+from kiln import debootstrap, hardware
 from kiln.check import MISSING, OK, WARNING, Check
 from kiln.context import Context, user_id
 from kiln.errors import EnvironmentMissing, KilnError
@@ -159,9 +159,7 @@ def gpus(_: Context) -> Check:
             purpose,
             "such hooks are skipped here, and the image becomes a candidate",
         )
-    version = Path("/proc/driver/nvidia/version")
-    driver = re.search(r"Kernel Module\D*([\d.]+)", version.read_text()) if version.exists() else None
-    return Check("GPUs", OK, f"{len(devices)}, driver {driver[1] if driver else 'unknown'}", purpose)
+    return Check("GPUs", OK, f"{len(devices)}, driver {hardware.driver() or 'unknown'}", purpose)
 
 
 def credentials(context: Context) -> Check:

@@ -51,9 +51,13 @@ class Mistake(ManifestError, ValueError):
 
 @dataclass
 class Reading:
-    """What validators need to know of the reading they are part of, and where they leave mistakes."""
+    """What validators need to know of the reading they are part of, and where they leave mistakes.
+
+    `text` is the file's, as it was read.
+    """
 
     problems: list[Problem] = field(default_factory=list)
+    text: str = ""
 
     def report(self, at: object, text: str, hint: str = "") -> None:
         """Note a mistake at a value or key from the file, and go on."""
@@ -169,7 +173,9 @@ def load(path: Path, model: type[M], seen: Reading | None = None, hint: str = ""
     Raises one ManifestError with all the file's mistakes in its details, rendered with their lines;
     `hint` says where the reader finds what is right.
     """
-    tree, seen = parse(read(path)), seen or Reading()
+    seen = seen or Reading()
+    seen.text = read(path)
+    tree = parse(seen.text)
     result = None if tree.value is None else _validate(tree.value, model, seen)
     formal = {problem.span for problem in tree.problems}
     # What isn't read at all (an alias, say) is no second mistake for being of the wrong kind.

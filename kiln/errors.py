@@ -93,6 +93,18 @@ class BusyError(KilnError):
     meaning = "somebody else holds what is needed, for longer than the limit"
 
 
+class GuardError(KilnError):
+    id = "guard"
+    exit_code = 13
+    meaning = "a layer would change a package that its base protects"
+
+
+class VerifyError(KilnError):
+    id = "verify"
+    exit_code = 16
+    meaning = "an image is not what its record or signature says, or needs a newer driver than the site has"
+
+
 class Interrupted(KilnError):
     """SIGINT, SIGTERM or SIGHUP arrived: `signal_number` decides the exit code, 128 + n."""
 

@@ -110,6 +110,17 @@ def _paragraphs(data: bytes) -> Iterator[dict[str, str]]:
         yield paragraph
 
 
+def depends(tree: Path) -> dict[str, tuple[str, ...]]:
+    """What each of Debian's packages depends on: names, alternatives among them, without versions."""
+    text = files.read_inside(tree, f"{DPKG}/status", LARGEST_STATUS) or b""
+    found = {}
+    for paragraph in _paragraphs(text):
+        said = (paragraph.get(name, "") for name in ("pre-depends", "depends"))
+        words = re.findall(r"(?:^|[,|])\s*([a-z0-9][a-z0-9+.-]+)", ",".join(said))
+        found[paragraph.get("package", "")] = tuple(words)
+    return found
+
+
 def _python(tree: Path, problems: list[str]) -> Iterator[Package]:
     for place, name in _metadata(tree):
         path = f"{place}/{name}"
@@ -118,11 +129,16 @@ def _python(tree: Path, problems: list[str]) -> Iterator[Package]:
         data = files.read_inside(tree, inner, LARGEST_METADATA)
         if data is None:
             data = files.read_inside(tree, path, LARGEST_METADATA)
-        package = _distribution(data, place, name) if data is not None else None
+        package = _distribution(data, _text(place), _text(name)) if data is not None else None
         if package:
             yield package
         else:
-            problems.append(f"{path} names no distribution and version")
+            problems.append(f"{_text(path)} names no distribution and version")
+
+
+def _text(name: str) -> str:
+    """A file's name, which may be no text: for records, it must be."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _distribution(data: bytes, place: str, name: str) -> Package | None:

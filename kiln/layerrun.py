@@ -11,19 +11,26 @@ import os
 import shlex
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from kiln import debootstrap, files, imageedit, imageformat, layercommand, packagecache, workspace
+from kiln import debootstrap, files, imageedit, imageformat, inventory, layercommand, packagecache, workspace
+from kiln import guard as guards
+from kiln.constraints import Handed
 from kiln.context import Context
 from kiln.errors import KilnError, LayerError, RuntimeFailure, SpaceError
+from kiln.guard import Guard
+from kiln.inventory import Inventory
 from kiln.layercommand import INSIDE, LAYER, STATE, TEMPORARY, LayerCommand
 from kiln.manifest import Mount, RunLayer
 from kiln.plan import Plan, PlannedLayer
+from kiln.record import PackageChange
 from kiln.run import Result, TimeLimit
 from kiln.runtime.contract import Command, Output, Runtime
+from kiln.runtime.environment import DEFAULT_PATH
 from kiln.ui import Step
+from kiln.watch import Watch
 from kiln.workspace import Workspace
 
 CA_INSIDE = f"{INSIDE}/ca.crt"
@@ -38,7 +45,10 @@ TAIL_LINES = 15
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs the layers of one build, one after the other, in `container`."""
+    """Runs the layers of one build, one after the other, in `container`.
+
+    `bottom` is the base's tree, and `stocks` what there was of packages after each layer that ran, by number.
+    """
 
     context: Context
     plan: Plan
@@ -47,24 +57,54 @@ class Runner:
     container: str
     logs: Path
     keep: bool
+    bottom: Path
+    stocks: dict[int, Inventory] = field(default_factory=dict)
 
-    def run(self, item: PlannedLayer, step: Step) -> None:
-        """Raises `LayerError`, `RuntimeFailure` or `SpaceError` when the layer can't be made."""
+    @cached_property
+    def guard(self) -> Guard:
+        """Made before the first layer runs: `bottom` may be the tree that it changes."""
+        return guards.of_base(self.bottom, self.plan.manifest.guard)
+
+    def run(self, item: PlannedLayer, step: Step) -> tuple[PackageChange, ...]:
+        """Run a layer; returns what it changed of the packages.
+
+        Raises `LayerError`, `GuardError`, `RuntimeFailure` or `SpaceError` when it can't be made.
+        """
         made = layercommand.command(item.layer, self.context.manifests, self.context.uv)
         log_path = self.log(item)
         for mark in ("started", "finished"):
             (self.workspace.state / mark).unlink(missing_ok=True)
+        watched = self._watch(item)
+        handed = watched.hand(self._variables(made), self.workspace.scripts)
         with files.Log(log_path) as log, self._sources():
             try:
                 result = self.runtime.start(
-                    self.container, self._command(item, made), Output(log, step.line, self.context.redact)
+                    self.container,
+                    self._command(item, made, handed),
+                    Output(log, step.line, self.context.redact),
                 )
             except TimeLimit as error:
                 result = error.result
-        if result.returncode != 0 or result.timed_out:
+        try:
+            if result.returncode != 0 or result.timed_out:
+                raise watched.refusal(handed, result, log_path) or self._failure(item, made, result, log_path)
+            self.stocks[item.number] = inventory.take(watched.tree)
+            changes = watched.changes(self.stocks[item.number], log_path)
+        except KilnError:
             if self.keep:
                 keep(self.context.site.work, self.workspace, self.plan.manifest.name, item.number)
-            raise self._failure(item, made, result, log_path)
+            raise
+        for each in changes:
+            if each.allowed:
+                step.note(
+                    f"{each.name} {each.before or 'none'} -> {each.after or 'none'}, which guard allows"
+                )
+        return changes
+
+    def _watch(self, item: PlannedLayer) -> Watch:
+        tree = self.runtime.rootfs(self.container)
+        before = self.guard.base if item.number == 1 else self.stocks.get(item.number - 1)
+        return Watch(self.guard, self.plan.manifest, item, tree, before or inventory.take(tree))
 
     def _sources(self) -> contextlib.AbstractContextManager[None]:
         suite = self.plan.base.suite
@@ -74,7 +114,14 @@ class Runner:
     def log(self, item: PlannedLayer) -> Path:
         return self.logs / f"{item.number:02}-{item.layer.kind}.log"
 
-    def _command(self, item: PlannedLayer, made: LayerCommand) -> Command:
+    def _variables(self, made: LayerCommand) -> dict[str, str]:
+        """All that the layer sees, but for what holds it to the base's packages."""
+        tree = self.runtime.rootfs(self.container)
+        text = (files.read_inside(tree, "/etc/environment") or b"").decode("utf-8", "surrogateescape")
+        own = build_environment(self.context, self.plan, self.workspace, tree)
+        return {"PATH": DEFAULT_PATH, **imageformat.parse_environment(text), **own, **made.env}
+
+    def _command(self, item: PlannedLayer, made: LayerCommand, handed: Handed) -> Command:
         return Command(
             argv=("/bin/sh", f"{INSIDE}/scripts/layer.sh", *made.argv),
             what=f"run layer {item.number}",
@@ -83,10 +130,12 @@ class Runner:
                     self.context, self.plan, self.workspace, self.runtime.rootfs(self.container)
                 ),
                 **made.env,
+                **handed.env,
             },
             mounts=(
                 *build_mounts(self.context, self.plan, self.workspace),
                 *made.mounts,
+                *handed.mounts,
                 *self._package_cache(item),
                 *self._script(item),
             ),

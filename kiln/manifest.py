@@ -7,6 +7,7 @@ are in `kiln.steps`, bases in `kiln.base`.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -24,8 +25,8 @@ from pydantic import (
 
 from kiln import document
 from kiln.base import Base, parse_base
-from kiln.document import Mistake, Model, Number, Parsed, ShortForm, Switch, reading, wanted
-from kiln.errors import UsageError
+from kiln.document import Mistake, Model, Number, Parsed, ShortForm, Switch, reading, span_of, wanted
+from kiln.errors import ManifestError, UsageError
 from kiln.fields import (
     HostMount,
     ImagePath,
@@ -38,9 +39,10 @@ from kiln.fields import (
     refuse_newer,
 )
 from kiln.problems import did_you_mean, quote, shown
+from kiln.protection import Protection
 from kiln.sourcefiles import ManifestReading
 from kiln.steps import AptLayer, CopyItem, CopyLayer, Layer, Layers, PipLayer, RunLayer, UvLayer
-from kiln.yamltree import Plain
+from kiln.yamltree import Items, Plain, Table, parse, read
 
 __all__ = [
     "AptLayer",
@@ -55,6 +57,7 @@ __all__ = [
     "SmokeTest",
     "UvLayer",
     "find",
+    "layer_place",
     "load",
     "names",
     "parse_base",
@@ -229,9 +232,18 @@ class Manifest(Model):
         " `SOURCE:TARGET`, read-only, or `SOURCE:TARGET:rw`.",
     )
     layers: Layers = Field(default=(), description="The steps that make the image, in order.")
+    guard: Protection = Field(
+        default=Protection(), description="Which packages of the base layers must leave as they are."
+    )
     smoke: tuple[Smoke, ...] = Field(default=(), description="How the finished image is tested, in order.")
 
     _folder: Path = PrivateAttr(default=Path())
+    _text: str = PrivateAttr(default="")
+
+    @property
+    def text(self) -> str:
+        """The file's text, as it was read."""
+        return self._text
 
     @property
     def folder(self) -> Path:
@@ -240,7 +252,7 @@ class Manifest(Model):
 
     def model_post_init(self, context: object) -> None:
         if isinstance(context, ManifestReading):
-            self._folder = context.folder
+            self._folder, self._text = context.folder, context.text
 
     @model_validator(mode="before")
     @classmethod
@@ -272,3 +284,13 @@ def load(path: Path, hooks: Collection[str] | None = None) -> Manifest:
     known = None if hooks is None else frozenset(hooks)
     seen = ManifestReading(folder=path.parent, name=path.stem, hooks=known)
     return document.load(path, Manifest, seen, HINT)
+
+
+def layer_place(path: Path, number: int) -> str:
+    """Where layer `number`, counted from 1, is written: FILE:LINE, or FILE where it isn't there any more."""
+    with contextlib.suppress(ManifestError):
+        value = parse(read(path)).value
+        layers = value.get("layers") if isinstance(value, Table) else None
+        if isinstance(layers, Items) and number <= len(layers) and (span := span_of(layers[number - 1])):
+            return f"{shown(path)}:{span.line}"
+    return shown(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kiln.bases import Found
+from kiln.driver import Verdict
 from kiln.layers import key as keys
 from kiln.layers.key import Key
 from kiln.layers.store import LayerStore, Lookup, Wanted
@@ -98,7 +99,10 @@ class Need:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a build would do. `published` is a version that is already made from the same `key`."""
+    """What a build would do. `published` is a version that is already made from the same `key`.
+
+    `driver` is whether the site's driver runs the base's CUDA; None where nobody has asked.
+    """
 
     manifest: Manifest
     base: Found
@@ -112,6 +116,7 @@ class Plan:
     target: Path
     runtime: str
     needs: tuple[Need, ...]
+    driver: Verdict | None = None
 
     @property
     def inputs(self) -> list[Mapping[str, Any]]:
@@ -128,6 +133,7 @@ class Plan:
             "key": self.key.digest,
             "up_to_date": self.published.version if self.published else None,
             "layer_cache": self.uncached or "on",
+            "driver": vars(self.driver) if self.driver else None,
             "base": {
                 "text": self.base.base.text,
                 "digest": self.base.digest,
@@ -190,7 +196,9 @@ def _base(base: Found, setting: Setting) -> Wanted:
 def _layers(manifest: Manifest, base: Found, setting: Setting) -> Iterator[Wanted]:
     parent = _base(base, setting).key.digest
     for number, layer in enumerate(manifest.layers, 1):
-        key = keys.of_layer(layer, parent, manifest.env, setting.manifests, setting.architecture)
+        key = keys.of_layer(
+            layer, parent, manifest.env, manifest.guard, setting.manifests, setting.architecture
+        )
         forced = setting.anew.option if setting.anew and number >= setting.anew.start else ""
         yield Wanted("layer", key, layer.title, keys.pinned(layer), forced)
         parent = key.digest

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kiln import bases, doctor, publish
+from kiln import bases, doctor, publish, signature
 from kiln.check import MISSING, OK, Check
+from kiln.companions import Sign
 from kiln.context import Context
 from kiln.errors import EnvironmentMissing, SpaceError
 from kiln.files import free_bytes
@@ -30,6 +31,34 @@ def check(context: Context, plan: Plan) -> None:
         )
     publish.check_writable(context.store, plan.manifest.name)
     _check_space(plan)
+
+
+def signing(context: Context) -> Sign | None:
+    """What signs the record, None where nothing does; tried, so that a long build doesn't end at its key.
+
+    Raises `EnvironmentMissing` where the site wants everything signed and its key can't be used.
+    """
+    site = context.site
+    if not site.signing.key:
+        if site.signing.required:
+            raise EnvironmentMissing(
+                f"the site {site.name} publishes nothing unsigned, and names no key",
+                f"set 'signing: key' in sites/{site.name}.yaml; see docs/record.md, 'Signatures'",
+            )
+        return None
+    key = site.signing.key
+
+    def sign(data: bytes) -> bytes:
+        return signature.sign(data, key, context.environ)
+
+    try:
+        sign(b"a try")
+    except EnvironmentMissing as error:
+        if site.signing.required:
+            raise
+        context.ui.warn(f"what is published will have no signature: {error.message}")
+        return None
+    return sign
 
 
 def _checks(context: Context, plan: Plan) -> list[Check]:

@@ -1,6 +1,6 @@
 """Putting a finished image where users find it: one rename, then the channel, then the catalogue.
 
-Owns the order of writing, which keeps a reader from ever seeing half an image: record and checksum
+Owns the order of writing, which keeps a reader from ever seeing half an image: record, SBOM and the like
 first, which nobody looks at while their .sqsh is missing; the .sqsh by one rename or link, which
 never replaces a file; the channel's link, by rename; the catalogue, made anew from the records. What
 a publish that was killed leaves is a staging file, or a record without its .sqsh: the next publish
@@ -15,17 +15,18 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kiln import files, history
+from kiln import companions, files, history
+from kiln.companions import Sign
 from kiln.errors import ExportError, KilnError, StoreError
 from kiln.history import Change
 from kiln.record import Record
 from kiln.run import unbroken
-from kiln.store import CANDIDATE, CURRENT, Store, next_version
+from kiln.store import BESIDE, CANDIDATE, CURRENT, Store, next_version
 
 STAGING = ".staging"
 LOCK = ".lock"
@@ -48,16 +49,22 @@ def check_writable(store: Store, name: str) -> None:
 
 
 def publish(
-    store: Store, finished: Path, record: Record, label: str, notify: Callable[[str], None]
+    store: Store,
+    finished: Path,
+    record: Record,
+    label: str,
+    notify: Callable[[str], None],
+    sign: Sign | None = None,
 ) -> tuple[Record, str]:
     """Publish the file `finished` as the next version; returns its record and the channel it went to.
 
-    `record` comes without version and file. Raises `StoreError`, `SpaceError`, `BusyError` and, where
-    a copy differs from what was tested, `ExportError`; then nothing was published.
+    `record` comes without version and file; `sign` makes its signature. Raises `StoreError`, `SpaceError`,
+    `BusyError`, `EnvironmentMissing` where the key fails, and `ExportError` where a copy differs from what
+    was tested; then nothing was published.
     """
     published: list[Record] = []
     try:
-        channel = _put(store, finished, record, label, notify, published)
+        channel = _put(store, finished, record, label, notify, sign, published)
         refresh_catalog(store, notify)
     except KilnError as error:
         if published:
@@ -74,6 +81,7 @@ def _put(
     record: Record,
     label: str,
     notify: Callable[[str], None],
+    sign: Sign | None,
     published: list[Record],
 ) -> str:
     """Put the file under the next version, and its record into `published` once it is there."""
@@ -87,10 +95,9 @@ def _put(
         # A number is never given twice, also when its version has been removed.
         known = [change.version for change in history.read(store, record.name)]
         version = next_version([*store.versions(record.name), *known], label)
-        done = dataclasses.replace(record, version=version, file=store.image(record.name, version).name)
-        files.write_atomic(store.record(done.name, version), done.to_json().encode(), 0o444)
-        checksum = f"{done.digest.removeprefix('sha256:')}  {done.file}\n"
-        files.write_atomic(store.checksum(done.name, version), checksum.encode(), 0o444)
+        named = dataclasses.replace(record, version=version, file=store.image(record.name, version).name)
+        done, beside = companions.make(named, sign)
+        _put_beside(store, done, beside)
         channel = CANDIDATE if done.smoke_state == "incomplete" else CURRENT
         before = store.channels(done.name).get(channel, "")
         who, time = history.stamp()
@@ -108,6 +115,16 @@ def image_lock(
 ) -> contextlib.AbstractContextManager[None]:
     """Be the one who changes an image's versions and channels. Raises `BusyError`."""
     return files.locked(store.folder(name) / LOCK, wait=WAIT_SECONDS, on_wait=notify)
+
+
+def _put_beside(store: Store, record: Record, texts: Mapping[str, bytes]) -> None:
+    """Write what lies beside an image, in place of what a publish left that was killed."""
+    for suffix in BESIDE:
+        path = store.beside(record.name, record.version, suffix)
+        with files.translated(path):
+            path.unlink(missing_ok=True)
+    for suffix, data in texts.items():
+        files.write_atomic(store.beside(record.name, record.version, suffix), data, 0o444)
 
 
 @contextlib.contextmanager

@@ -7,19 +7,40 @@ doesn't know are kept out, ones that a record lacks have defaults.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from kiln.errors import StoreError
+from kiln.hardware import Hardware
+from kiln.inventory import Package
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
+class PackageChange:
+    """A package that a layer added, removed or changed: its version `before` and `after`, '' for none.
+
+    `kind` is apt or python, `place` dpkg's architecture or the folder of the distribution. `allowed` says
+    that the base's own is protected, and that the manifest allows another. See docs/guard.md.
+    """
+
+    kind: str
+    name: str
+    place: str = ""
+    before: str = ""
+    after: str = ""
+    allowed: bool = False
+
+
+@dataclass(frozen=True)
 class LayerRecord:
-    """One layer: its key, when it was made (Unix seconds), and whether an earlier build had made it."""
+    """One layer: its key, when it was made (Unix seconds), and whether an earlier build had made it.
+
+    `changes` are those of packages, sorted; none are known of a layer that an older Kiln made.
+    """
 
     kind: str
     title: str
@@ -27,11 +48,15 @@ class LayerRecord:
     key: str = ""
     made: float = 0.0
     reused: bool = False
+    changes: tuple[PackageChange, ...] = ()
 
 
 @dataclass(frozen=True)
 class SmokeResult:
-    """How one smoke hook ended: `state` is passed, skipped or failed; `reason` its last line."""
+    """How one smoke hook ended: `state` is passed, skipped or failed; `reason` its last line.
+
+    It holds for the `hardware` that it ran on; None in records of before that was written down.
+    """
 
     hook: str
     args: tuple[str, ...]
@@ -39,6 +64,7 @@ class SmokeResult:
     required: bool
     seconds: float
     reason: str = ""
+    hardware: Hardware | None = None
 
     @property
     def title(self) -> str:
@@ -50,6 +76,11 @@ class Record:
     """What is known of one image. Times are ISO 8601 in UTC, sizes bytes, digests `sha256:<hex>`.
 
     `key` is the digest of all that it was made from: a build with the same one has nothing to do.
+    `manifest` and `lock` are digests of these files as they were used, '' for none; `epoch` Unix seconds;
+    `environment` all variables that a start sets, `system` the distribution as `debian-12`. `started` and
+    `built` are the build's beginning and end, `build` is its id, `job` the scheduler's. `commit` is that of
+    the checkout, '' without git, and `clean` whether nothing in it differed. `companions` are the digests
+    of the other files beside the image, by what their names have after the version.
     """
 
     name: str
@@ -72,10 +103,28 @@ class Record:
     layers: tuple[LayerRecord, ...] = ()
     steps: Mapping[str, float] = field(default_factory=dict)
     smoke: tuple[SmokeResult, ...] = ()
+    manifest: str = ""
+    lock: str = ""
+    epoch: int = 0
+    squashfs_tools: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    system: str = ""
+    started: str = ""
+    build: str = ""
+    host: str = ""
+    job: str = ""
+    commit: str = ""
+    clean: bool | None = None
+    companions: Mapping[str, str] = field(default_factory=dict)
+    packages: tuple[Package, ...] = ()
     format: int = FORMAT
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        """The file's text: packages, of which there may be a thousand, at its end, each in a line."""
+        data = asdict(self)
+        del data["packages"]
+        head = json.dumps(data, indent=2, ensure_ascii=False).removesuffix("\n}")
+        return f'{head},\n  "packages": {rows(self.packages)}\n}}\n'
 
     @property
     def smoke_state(self) -> str:
@@ -86,6 +135,18 @@ class Record:
         if "skipped" in required:
             return "incomplete"
         return "passed" if required else "none"
+
+
+def rows(packages: Sequence[Package]) -> str:
+    """Packages as a JSON list, a line each, without what is empty and without their own requirements."""
+    lines = [
+        json.dumps(
+            {name: value for name, value in asdict(package).items() if value and name != "requires"},
+            ensure_ascii=False,
+        )
+        for package in packages
+    ]
+    return "[\n    " + ",\n    ".join(lines) + "\n  ]" if lines else "[]"
 
 
 def read(path: Path) -> Record:
@@ -106,18 +167,38 @@ def parse(text: bytes, place: str) -> Record:
                 f"{place} was written by a newer Kiln (format {data['format']})", "update this Kiln"
             )
         values = _known(Record, data)
-        values["layers"] = tuple(LayerRecord(**_known(LayerRecord, item)) for item in data.get("layers", ()))
+        values["layers"] = tuple(
+            LayerRecord(**{**_known(LayerRecord, item), "changes": package_changes(item.get("changes", ()))})
+            for item in data.get("layers", ())
+        )
         values["smoke"] = tuple(
-            SmokeResult(**{**_known(SmokeResult, item), "args": tuple(item["args"])})
+            SmokeResult(
+                **{
+                    **_known(SmokeResult, item),
+                    "args": tuple(item["args"]),
+                    "hardware": _hardware(item.get("hardware")),
+                }
+            )
             for item in data.get("smoke", ())
         )
+        values["packages"] = tuple(Package(**_known(Package, item)) for item in data.get("packages", ()))
         return Record(**values)
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{place} can't be read as a record: {error}", f"look at it: less {place}"
-        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        look = f"look at it: less {place}"
+        raise StoreError(f"{place} can't be read as a record: {error}", look) from error
 
 
-def _known(model: type[Record | LayerRecord | SmokeResult], data: Mapping[str, Any]) -> dict[str, Any]:
+def package_changes(data: Iterable[Mapping[str, Any]]) -> tuple[PackageChange, ...]:
+    return tuple(PackageChange(**_known(PackageChange, each)) for each in data)
+
+
+def _hardware(data: Mapping[str, Any] | None) -> Hardware | None:
+    return Hardware(**{**_known(Hardware, data), "gpus": tuple(data.get("gpus", ()))}) if data else None
+
+
+def _known(
+    model: type[Record | LayerRecord | SmokeResult | PackageChange | Hardware | Package],
+    data: Mapping[str, Any],
+) -> dict[str, Any]:
     names = {item.name for item in fields(model)}
     return {name: value for name, value in data.items() if name in names}

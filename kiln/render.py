@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,17 +11,22 @@ from rich.text import Text
 
 from kiln import startlines
 from kiln.check import MISSING, OK, Check
+from kiln.driver import NO_CUDA
+from kiln.inventory import APT, PYTHON
 from kiln.record import Record, SmokeResult
 from kiln.site import Site
 from kiln.store import CANDIDATE, Entry
 from kiln.ui import size_text
+from kiln.verify import BAD, GOOD, UNKNOWN, Finding
 
 # A command that shows nothing of these needn't wait for them to be read.
 if TYPE_CHECKING:
     from kiln.build import Outcome
+    from kiln.driver import Verdict
     from kiln.garbage import Collected
     from kiln.layers.store import Lookup
     from kiln.plan import Plan
+    from kiln.rebuild import Rebuilt
 
 STYLES = {
     "passed": "green",
@@ -65,6 +70,7 @@ def plan(console: Console, made: Plan) -> None:
                 else "nothing",
             ),
             ("runtime", made.runtime),
+            *_driver(made.driver),
             ("layers kept", f"no: {made.uncached}" if made.uncached else "yes"),
         ],
     )
@@ -87,6 +93,11 @@ def plan(console: Console, made: Plan) -> None:
         console.print(Text(f"nothing was changed; to make it anew: invoke build {name} --no-cache"))
         return
     console.print(Text(f"nothing was changed; to do it: invoke build {made.manifest.name}"))
+
+
+def _driver(verdict: Verdict | None) -> Iterator[tuple[str, str]]:
+    if verdict and verdict.state != NO_CUDA:
+        yield "driver", f"{verdict.state}: {verdict.reason}"
 
 
 def _lookup(lookup: Lookup) -> tuple[Text, Text]:
@@ -140,6 +151,10 @@ def smoke(console: Console, results: Sequence[SmokeResult]) -> None:
         rows.add_row(Text(result.title), state, f"{result.seconds:.1f}", Text(result.reason))
     console.print()
     console.print(rows)
+    for tested in dict.fromkeys(result.hardware for result in results if result.hardware):
+        gpus = ", ".join(f"{tested.gpus.count(model)} x {model}" for model in dict.fromkeys(tested.gpus))
+        driver = f", driver {tested.driver}" if tested.driver else ""
+        console.print(Text(f"on {gpus or 'a node without GPUs'}{driver}, kernel {tested.kernel}"))
 
 
 def start(console: Console, record: Record, path: str, site: Site) -> None:
@@ -171,7 +186,14 @@ def images(console: Console, rows: Sequence[tuple[Entry, dict[str, str]]]) -> No
     console.print(made if rows else Text("no images yet; make the first: invoke build hello"))
 
 
-def image(console: Console, entry: Entry, channels: dict[str, str], site: Site) -> None:
+def image(
+    console: Console,
+    entry: Entry,
+    channels: dict[str, str],
+    site: Site,
+    beside: Mapping[str, Any],
+    fit: Verdict | None,
+) -> None:
     record = entry.record
     if record is None:
         console.print(Text(f"{entry.path}: {entry.problem}", style="yellow"))
@@ -191,10 +213,49 @@ def image(console: Console, entry: Entry, channels: dict[str, str], site: Site) 
             ("built", f"{record.built} by Kiln {record.kiln} with {record.runtime}"),
             *(("env", f"{name}={value}") for name, value in record.env.items()),
             *((f"layer {number}", layer.title) for number, layer in enumerate(record.layers, 1)),
+            *_origin(record),
+            *_driver(fit),
+            *_beside(record, beside),
         ],
     )
     smoke(console, record.smoke)
     start(console, record, str(entry.path), site)
+
+
+def _origin(record: Record) -> Iterator[tuple[str, str]]:
+    if record.commit:
+        state = {True: "as committed", False: "with changes that weren't committed", None: "changes unknown"}
+        yield "checkout", f"{record.commit}, {state[record.clean]}"
+    if record.host:
+        yield "built on", record.host + (f", job {record.job}" if record.job else "")
+
+
+def _beside(record: Record, beside: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if not record.companions:
+        yield "packages", "not on record: an older Kiln published this"
+        return
+    counts = [sum(package.kind == kind for package in record.packages) for kind in (APT, PYTHON)]
+    yield "packages", f"{counts[0]} of apt, {counts[1]} of Python"
+    gone = "missing, or not the one that was published"
+    sbom, provenance, name = beside["sbom"], beside["provenance"], f"{record.name}-{record.version}"
+    about = f"CycloneDX {sbom['specVersion']}, {len(sbom['components'])} components" if sbom else gone
+    yield "sbom", f"{name}.cdx.json  {about}"
+    steps = provenance["predicate"]["buildDefinition"]["resolvedDependencies"] if provenance else ()
+    made_from = ", ".join(step["name"] for step in steps)
+    yield "provenance", f"{name}.provenance.json  {f'SLSA v1, made from {made_from}' if made_from else gone}"
+    to_check = f"invoke verify {record.name}:{record.version}"
+    yield "signature", f"{name}.json.sig; to check it: {to_check}" if beside["signed"] else "none"
+
+
+def findings(console: Console, entry: Entry, found: Sequence[Finding], again: Rebuilt | None) -> None:
+    styles = {GOOD: "green", BAD: "bold red", UNKNOWN: "yellow"}
+    rows = table(f"{entry.name} {entry.version}", "", "")
+    for item in found:
+        rows.add_row(Text(item.name), Text(item.state, style=styles[item.state]), Text(item.detail))
+    if again:
+        state = Text(GOOD if again.same else BAD, style=styles[GOOD if again.same else BAD])
+        rows.add_row("built again", state, f"{'the same, ' if again.same else ''}{again.digest}")
+    console.print(rows)
 
 
 def collected(console: Console, done: Collected, dry_run: bool) -> None:

@@ -10,7 +10,7 @@ from kiln.assembly import CONTAINER, Stacked
 from kiln.build import TESTED
 from kiln.context import Context
 from kiln.errors import UsageError
-from kiln.layers.store import Wanted
+from kiln.layers.store import Made, Make, Wanted
 from kiln.plan import Plan
 from kiln.runtime.contract import Command, Runtime
 from kiln.workspace import Workspace
@@ -60,8 +60,8 @@ def open_at(context: Context, image: str, layer: int, runtime: str, *, as_root: 
         return _attach(context, plan, private, tree.runtime, CONTAINER, layer, as_root)
 
 
-def _missing(image: str, wanted: Wanted) -> assembly.Make:
-    def make() -> assembly.Made:
+def _missing(image: str, wanted: Wanted) -> Make:
+    def make() -> Made:
         raise UsageError(
             f"'{wanted.title}' of {image} is not in the layer store as it is now",
             f"run: invoke build {image}",

@@ -19,19 +19,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import unquote
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, model_validator
+from pydantic import ConfigDict, Field, WithJsonSchema, model_validator
 
 from kiln import document
-from kiln.document import Mistake, Model, Number, Parsed, Reading, Switch, reading
+from kiln.document import Model, Number, Switch
 from kiln.errors import UsageError
-from kiln.expansion import expand
-from kiln.fields import Age, Line, Mount, Size, not_blank, one_line, parse_mount, refuse_newer, url
+from kiln.fields import Age, Line, Size, refuse_newer
 from kiln.problems import did_you_mean, quote
+from kiln.sitefields import (
+    Distribution,
+    DriverVersion,
+    ExistingFile,
+    Expanded,
+    OwnName,
+    SiteMount,
+    SitePath,
+    SiteReading,
+    SiteUrl,
+    StartMount,
+    StartVariable,
+    is_file,
+)
 
 FORMAT = 1
 DEFAULT_SITE = "local"
@@ -40,7 +52,6 @@ HINT = "sites/local.yaml is a profile with comments"
 DAY, GIGABYTE = 86_400, 10**9  # seconds, bytes
 _LAYOUT = "v1"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_OVERRIDES = {"images": "KILN_IMAGES", "cache": "KILN_CACHE"}
 # The first of these that names a file is the caller's bundle. The others name it too, inside a container, but
 # on the caller's side they may hold a few certificates only.
 _CA_SOURCES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
@@ -54,89 +65,6 @@ _CA_VARIABLES = (
 # What the machine itself trusts, a company's own authority included: on Debian, on Red Hat.
 _SYSTEM_BUNDLES = (Path("/etc/ssl/certs/ca-certificates.crt"), Path("/etc/pki/tls/certs/ca-bundle.crt"))
 _LOGIN = re.compile(r"//([^/?#]*)@")
-
-
-@dataclass
-class SiteReading(Reading):
-    """What the checks of a profile need to know."""
-
-    name: str = ""
-    root: Path = Path()
-    environ: Mapping[str, str] = field(default_factory=dict)
-
-
-# --- fields ------------------------------------------------------------------------------------
-
-
-def _expanded(text: str, info: ValidationInfo) -> str:
-    seen = reading(info, SiteReading)
-    return expand(one_line(text), seen.environ) if seen else one_line(text)
-
-
-def _path(text: str, info: ValidationInfo) -> Path:
-    seen = reading(info, SiteReading)
-    # What the environment says comes first: the profile's own value may need variables that aren't set.
-    override = seen.environ.get(_OVERRIDES.get(info.field_name or "", "")) if seen else None
-    path = Path(override or not_blank(_expanded(text, info)))
-    return seen.root / path if seen else path
-
-
-def _existing_file(text: str, info: ValidationInfo) -> Path:
-    path = _path(text, info)
-    if not _is_file(path):
-        raise Mistake(f"there is no file {quote(str(path))}")
-    return path
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name too long, a folder that isn't ours
-        return False
-
-
-def _mount(text: str, info: ValidationInfo) -> Mount:
-    seen = reading(info, SiteReading)
-    expanded = _expanded(text, info)
-    return parse_mount(f"{seen.root}/{expanded}" if seen and not expanded.startswith("/") else expanded)
-
-
-def _url(text: str, info: ValidationInfo) -> str:
-    return url(_expanded(text, info))
-
-
-def _own_name(text: str, info: ValidationInfo) -> str:
-    seen = reading(info, SiteReading)
-    if seen and text != seen.name:
-        raise Mistake(
-            f"the name {quote(text)} differs from the file's", f"write {seen.name}, or rename the file"
-        )
-    return text
-
-
-def _distribution(text: str) -> str:
-    if text not in ("debian", "ubuntu"):
-        raise Mistake(f"{quote(text)} is not known here", did_you_mean(text, ["debian", "ubuntu"]))
-    return text
-
-
-def _start_mount(text: str) -> str:
-    if not re.fullmatch(r"[^\s:]+:/[^\s:]*(:[^\s:]+)?", text):
-        raise Mistake(f"{quote(text)} is not a mount", "write SOURCE:/TARGET")
-    return text
-
-
-def _start_variable(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*(=[^\s'\"]*)?", text):
-        raise Mistake(f"{quote(text)} is not a variable", "write NAME, to pass the caller's, or NAME=VALUE")
-    return text
-
-
-SitePath = Annotated[Path, Parsed(_path, Path)]
-ExistingFile = Annotated[Path, Parsed(_existing_file, Path)]
-SiteMount = Annotated[Mount, Parsed(_mount, Mount)]
-SiteUrl = Annotated[str, Parsed(_url, str)]
-Expanded = Annotated[str, Parsed(_expanded, str)]
 
 
 # --- models ------------------------------------------------------------------------------------
@@ -197,13 +125,26 @@ class Layers(Model):
     )
 
 
+class Signing(Model):
+    """Signatures of records, by `ssh-keygen -Y`: see docs/record.md."""
+
+    key: SitePath | None = Field(
+        default=None,
+        description="The key that signs what is published: a private key, or a public one in an agent.",
+    )
+    allowed_signers: SitePath | None = Field(
+        default=None, description="Whose signatures count: ssh-keygen(1), 'ALLOWED SIGNERS'."
+    )
+    required: Switch = Field(
+        default=False, description="Publish nothing unsigned, and let nothing unsigned pass `verify`."
+    )
+
+
 class Start(Model):
     """What the lines that start an image have on this site, printed as they are."""
 
-    mounts: tuple[Annotated[str, AfterValidator(_start_mount)], ...] = Field(
-        default=(), description="`SOURCE:/TARGET`."
-    )
-    env: tuple[Annotated[str, AfterValidator(_start_variable)], ...] = Field(
+    mounts: tuple[StartMount, ...] = Field(default=(), description="`SOURCE:/TARGET`.")
+    env: tuple[StartVariable, ...] = Field(
         default=(), description="`NAME`, to pass the caller's variable, or `NAME=VALUE`."
     )
 
@@ -229,7 +170,7 @@ class Site(Model):
     format: Annotated[Number, WithJsonSchema({"const": FORMAT})] = Field(
         description="The format's version: `1`."
     )
-    name: Annotated[str, AfterValidator(_own_name)] = Field(description="The file's name, without `.yaml`.")
+    name: OwnName = Field(description="The file's name, without `.yaml`.")
     description: Line = Field(default="", description="What machine this is, in a line.")
     images: SitePath = Field(description="Where published images are.")
     cache: SitePath = Field(description="Where downloads and logs are kept between builds.")
@@ -258,13 +199,18 @@ class Site(Model):
         description="Who unpacks the layers of a base from a registry where the runtime is enroot.",
     )
     squashfs: Squashfs = Field(default=Squashfs(), description="How images are packed.")
-    mirrors: Mapping[Annotated[str, AfterValidator(_distribution)], SiteUrl] = Field(
+    mirrors: Mapping[Distribution, SiteUrl] = Field(
         default={}, description="Mirrors of `debian` and `ubuntu` that `debootstrap:` bases are made from."
     )
     indexes: Indexes = Field(default=Indexes(), description="Where pip and uv find packages.")
     layers: Layers = Field(default=Layers(), description="What is kept of each build for the next one.")
     scheduler: Literal["none", "pbs", "slurm"] = Field(default="none", description="What runs jobs here.")
     pbs: Pbs | None = Field(default=None, description="For the lines of a PBS job.")
+    driver: DriverVersion = Field(
+        default="",
+        description="The NVIDIA driver of the nodes that images run on: `'550.54.15'`; else this node's.",
+    )
+    signing: Signing = Field(default=Signing(), description="Signatures of what is published.")
     start: Start = Field(default=Start(), description="For the lines that start an image.")
 
     @model_validator(mode="before")
@@ -384,7 +330,7 @@ def _with_environment(site: Site, environ: Mapping[str, str]) -> Site:
         update={
             "proxies": site.proxies.model_copy(update=proxies),
             "indexes": site.indexes.model_copy(update=indexes),
-            "ca_bundle": site.ca_bundle or next((path for path in bundles if _is_file(path)), None),
+            "ca_bundle": site.ca_bundle or next((path for path in bundles if is_file(path)), None),
         }
     )
 

@@ -2,7 +2,7 @@
 
     <images>/
       NAME/NAME-VERSION.sqsh       immutable, 0444
-      NAME/NAME-VERSION.json       its record
+      NAME/NAME-VERSION.json       its record; beside it .json.sig, .cdx.json, .provenance.json
       NAME/NAME-VERSION.sha256     for people with only coreutils
       NAME/CHANNEL.sqsh            -> NAME-VERSION.sqsh, a relative link
       NAME/history.jsonl           see `kiln.history`
@@ -28,6 +28,10 @@ from kiln.record import Record
 
 CURRENT, CANDIDATE = "current", "candidate"
 FIRST_CHANNELS = (CURRENT, CANDIDATE)
+RECORD, SIGNATURE, SBOM, PROVENANCE = "json", "json.sig", "cdx.json", "provenance.json"
+CHECKSUM = "sha256"
+BESIDE = (RECORD, SIGNATURE, SBOM, PROVENANCE, CHECKSUM)
+"""What the names of the files beside an image have after the version: see `kiln.companions`."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
@@ -55,10 +59,13 @@ class Store:
         return self.folder(name) / f"{name}-{version}.sqsh"
 
     def record(self, name: str, version: str) -> Path:
-        return self.folder(name) / f"{name}-{version}.json"
+        return self.beside(name, version, RECORD)
 
     def checksum(self, name: str, version: str) -> Path:
-        return self.folder(name) / f"{name}-{version}.sha256"
+        return self.beside(name, version, CHECKSUM)
+
+    def beside(self, name: str, version: str, suffix: str) -> Path:
+        return self.folder(name) / f"{name}-{version}.{suffix}"
 
     def channel(self, name: str, channel: str) -> Path:
         return self.folder(name) / f"{channel}.sqsh"

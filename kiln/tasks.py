@@ -19,7 +19,7 @@ from invoke.exceptions import Exit
 from invoke.program import Program
 from invoke.tasks import task
 
-from kiln import __version__, catalog, files, render, ui
+from kiln import __version__, catalog, companions, files, render, ui
 from kiln.context import Context, find_root, open_context
 from kiln.errors import Interrupted, KilnError, UsageError
 from kiln.run import SIGNALS, attach, host_environment
@@ -189,13 +189,83 @@ def show(
     _: InvokeContext, name: str, site: str | None = None, images: str | None = None, json: bool = False
 ) -> None:
     """Show one published image and how to start it."""
+    from kiln import drivergate
+
     with opened(json, site, images) as context:
         entry = context.store.find(name)
         channels = context.store.channels(entry.name)
-        context.ui.result(
-            catalog.details(entry, channels),
-            functools.partial(render.image, entry=entry, channels=channels, site=context.site),
+        beside = companions.read(context.store, entry)
+        fit = drivergate.of_record(entry.record, context.site) if entry.record else None
+        shown = functools.partial(
+            render.image, entry=entry, channels=channels, site=context.site, beside=beside, fit=fit
         )
+        details = catalog.details(entry, channels, beside)
+        context.ui.result({**details, "driver": vars(fit) if fit else None}, shown)
+
+
+@task(
+    help={
+        **options("site", "images", "json"),
+        "before": "NAME, NAME:VERSION or NAME:CHANNEL",
+        "after": "the same, of another version or image",
+        "markdown": "as Markdown, to be pasted",
+    }
+)
+def diff(
+    _: InvokeContext,
+    before: str,
+    after: str,
+    site: str | None = None,
+    images: str | None = None,
+    markdown: bool = False,
+    json: bool = False,
+) -> None:
+    """Show what differs between two published images: packages, base, variables, size."""
+    from kiln import diff as differing
+    from kiln import diffview
+
+    with opened(json, site, images) as context:
+        records = (catalog.record(context.store.find(each)) for each in (before, after))
+        found = differing.compare(*records)
+        view = diffview.markdown if markdown else diffview.tables
+        context.ui.result(found.to_data(), functools.partial(view, found=found))
+
+
+@task(
+    help={
+        **options("site", "images", "json"),
+        "name": "NAME, NAME:VERSION or NAME:CHANNEL",
+        "rebuild": "also build it again, into a private folder, and compare",
+    }
+)
+def verify(
+    _: InvokeContext,
+    name: str,
+    site: str | None = None,
+    images: str | None = None,
+    rebuild: bool = False,
+    json: bool = False,
+) -> None:
+    """Check a published image against its record, and the record's signature."""
+    from kiln import rebuild as rebuilding
+    from kiln import verify as verifying
+
+    with opened(json, site, images) as context:
+        entry = context.store.find(name)
+        checker = verifying.Checker(context.store, context.site.signing, context.environ)
+        with context.ui.step(f"read {entry.path.name}") as step:
+            found = checker.check(entry, step.progress)
+        again = None
+        if rebuild and not any(item.state == verifying.BAD for item in found):
+            again = rebuilding.rebuild(context, entry, catalog.record(entry))
+        data = {"name": entry.name, "version": entry.version, "findings": [vars(item) for item in found]}
+        context.ui.result(
+            {**data, "rebuild": again.to_data() if again else None},
+            functools.partial(render.findings, entry=entry, found=found, again=again),
+        )
+        verifying.conclude(entry, found)
+        if again:
+            rebuilding.conclude(entry, again)
 
 
 @task(name="doctor", help=options("site", "images", "json"))
@@ -246,7 +316,7 @@ def test(_: InvokeContext, only: str = "tests", match: str = "") -> None:
 
 
 namespace = Collection()
-for _each in (plan, build, list_, show, doctor_, gc, test):
+for _each in (plan, build, list_, show, diff, verify, doctor_, gc, test):
     namespace.add_task(_each)
 namespace.add_task(shell_, name="shell")
 

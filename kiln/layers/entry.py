@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,13 @@ from kiln.errors import StoreError
 FORMAT = 1
 TREE, ABOUT, LOG, LEASE, PACKED = "tree", "entry.json", "log", "lease", "tree.sqsh"
 BLOCK = 512
-TYPES = {"str": str, "int": int, "float": int | float, "Mapping[str, Any]": dict}
+TYPES = {
+    "str": str,
+    "int": int,
+    "float": int | float,
+    "Mapping[str, Any]": dict,
+    "Sequence[Mapping[str, Any]]": list,
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,8 @@ class Entry:
 
     `id` names this one making of the key, and `parent` the making of what lies below: a layer that was made
     on other bytes must not be put on these. `made` is Unix seconds, `seconds` how long it took, `size` bytes
-    on disk, `digest` the sha256 of `tree.sqsh` in the shared tier, `sha256:<hex>`.
+    on disk, `digest` the sha256 of `tree.sqsh` in the shared tier, `sha256:<hex>`. `changes` has the fields
+    of `kiln.record.PackageChange`, for the record of each image that takes the layer.
     """
 
     kind: str
@@ -48,6 +55,7 @@ class Entry:
     fingerprint: str = ""
     digest: str = ""
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    changes: Sequence[Mapping[str, Any]] = field(default_factory=list)
     format: int = FORMAT
 
     def to_json(self) -> bytes:
@@ -64,6 +72,10 @@ def parse(text: bytes | str) -> Entry:
         values = {name: value for name, value in data.items() if name in known}
         if wrong := [name for name, value in values.items() if not isinstance(value, known[name])]:
             raise ValueError(f"{' '.join(wrong)} of a wrong kind")
+        if not all(
+            isinstance(each, dict) and {"kind", "name"} <= set(each) for each in values.get("changes", ())
+        ):
+            raise ValueError("changes that name no package")
         return Entry(**values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"its {ABOUT} can't be read: {error}") from error

@@ -18,6 +18,7 @@ from kiln import files
 from kiln.errors import ManifestError
 from kiln.layercommand import SCRIPTS
 from kiln.manifest import AptLayer, CopyLayer, Layer, Manifest, PipLayer, RunLayer, SmokeTest, UvLayer
+from kiln.protection import Protection
 
 FORMAT = 1
 MOST_NAMED = 3
@@ -42,8 +43,15 @@ def of_base(digest: str, made_by: str) -> Key:
     return of({"base": digest, "tool": made_by})
 
 
-def of_layer(layer: Layer, parent: str, env: Mapping[str, str], folder: Path, architecture: str) -> Key:
-    """The key of one layer on the parent's key; `folder` is the manifest's.
+def of_layer(
+    layer: Layer,
+    parent: str,
+    env: Mapping[str, str],
+    guard: Protection,
+    folder: Path,
+    architecture: str,
+) -> Key:
+    """The key of one layer on the parent's key; `env` and `guard` are the manifest's, `folder` is its.
 
     Left out, since they say how to reach things and not what to install: proxies, CA, indexes and mounts of
     the site, package caches, and the time limit. The version of uv too: an update of Kiln would make
@@ -60,6 +68,9 @@ def of_layer(layer: Layer, parent: str, env: Mapping[str, str], folder: Path, ar
             # Each may refer to those before it.
             "env": [list(item) for item in env.items()],
             "architecture": architecture,
+            # A layer that is taken from the store isn't compared again. The versions that pip and uv are held
+            # to follow from the base and this.
+            "guard": guard.inputs(),
         }
     )
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kiln.errors import EnvironmentMissing, RuntimeFailure, SpaceError, StoreError
 from kiln.layers import key as keys
@@ -50,6 +50,17 @@ class Lookup:
     entry: Entry | None
     reason: str
     packed: bool = False
+
+
+class Made(NamedTuple):
+    """A new tree in the local tier's file system, its log if it has one, and what changed of its packages."""
+
+    tree: Path
+    log: Path | None = None
+    changes: Sequence[Mapping[str, Any]] = ()
+
+
+Make = Callable[[], Made]
 
 
 @dataclass(frozen=True)
@@ -98,15 +109,14 @@ class LayerStore:
         self,
         wanted: Wanted,
         parent: str,
-        make: Callable[[], tuple[Path, Path | None]],
+        make: Make,
         place: Path,
         step: Step,
     ) -> Iterator[tuple[Entry, bool]]:
         """Have the entry of `wanted` stay in the local tier for the block; yields it, and if it was made.
 
-        Where there is none, it is taken up from the shared tier, or made: `make` returns the new tree, in the
-        local tier's file system, and its log. `place` is a private folder there. What is damaged is dropped,
-        said, and made anew.
+        Where there is none, it is taken up from the shared tier, or made by `make`. `place` is a private
+        folder in the local tier's file system. What is damaged is dropped, said, and made anew.
         """
         with contextlib.ExitStack() as held:
             entry, made = self._leased(wanted, parent, step, held, alone=False), False
@@ -158,11 +168,11 @@ class LayerStore:
         self,
         wanted: Wanted,
         parent: str,
-        make: Callable[[], tuple[Path, Path | None]],
+        make: Make,
         step: Step,
     ) -> Entry:
         started = time.monotonic()
-        tree, log = make()
+        made = make()
         identity = wanted.key.digest if wanted.kind == "base" else new_id()
         entry = Entry(
             wanted.kind,
@@ -173,8 +183,9 @@ class LayerStore:
             made=time.time(),
             seconds=round(time.monotonic() - started, 2),
             inputs=wanted.key.inputs,
+            changes=list(made.changes),
         )
-        entry = self.local.put(entry, tree, log)
+        entry = self.local.put(entry, made.tree, made.log)
         self._share(entry, step)
         return entry
 

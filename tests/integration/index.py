@@ -1,4 +1,7 @@
-"""An index of two Python packages: `ready`, a wheel, and `made`, whose wheel depends on where it is made."""
+"""An index of two Python packages: `ready`, a wheel, and `made`, whose wheel depends on where it is made.
+
+Or of any others.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import io
 import tarfile
 import threading
 import zipfile
+from collections.abc import Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 
@@ -33,18 +37,21 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
 PROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
 
 
-def _ready() -> bytes:
-    stream, place = io.BytesIO(), "ready-1.0.dist-info"
+def wheel(name: str, version: str = "1.0", requires: Sequence[str] = ()) -> tuple[str, bytes]:
+    """A wheel with one module, which has its version: the file's name, and its bytes."""
+    module = name.replace("-", "_")
+    stream, place = io.BytesIO(), f"{module}-{version}.dist-info"
+    lines = [f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {each}" for each in requires)]
     texts = {
-        "ready.py": "VALUE = 1\n",
-        f"{place}/METADATA": METADATA.format(name="ready"),
+        f"{module}.py": f"VALUE = {version!r}\n",
+        f"{place}/METADATA": "\n".join(("Metadata-Version: 2.1", *lines, "")),
         f"{place}/WHEEL": WHEEL,
     }
     texts[f"{place}/RECORD"] = "".join(f"{path},,\n" for path in (*texts, f"{place}/RECORD"))
-    with zipfile.ZipFile(stream, "w") as wheel:
+    with zipfile.ZipFile(stream, "w") as archive:
         for path, text in texts.items():
-            wheel.writestr(path, text)
-    return stream.getvalue()
+            archive.writestr(path, text)
+    return f"{module}-{version}-py3-none-any.whl", stream.getvalue()
 
 
 def _made() -> bytes:
@@ -59,12 +66,15 @@ def _made() -> bytes:
 
 
 class Index:
-    """Runs in a `with` block; `asked` are the paths that were asked of it with GET, in order."""
+    """Runs in a `with` block, with those two or with `wheels` by their file names.
 
-    def __init__(self) -> None:
+    `asked` are the paths that were asked of it with GET, in order.
+    """
+
+    def __init__(self, wheels: Mapping[str, bytes] | None = None) -> None:
         self.asked: list[str] = []
         index = self
-        files = {"ready-1.0-py3-none-any.whl": _ready(), "made-1.0.tar.gz": _made()}
+        files = wheels or {**dict([wheel("ready")]), "made-1.0.tar.gz": _made()}
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -77,7 +87,7 @@ class Index:
             def _answer(self, *, body: bool) -> None:
                 name = self.path.strip("/").rpartition("/")[2]
                 if self.path.startswith("/simple/"):
-                    found = [file for file in files if file.startswith(f"{name}-")]
+                    found = [file for file in files if file.startswith(f"{name.replace('-', '_')}-")]
                     text = "".join(f'<a href="/files/{file}">{file}</a>' for file in found)
                     data = f"<!DOCTYPE html><html><body>{text}</body></html>".encode()
                     kind, seconds = "text/html", 600

@@ -26,6 +26,7 @@ PRODUCED = {
     "smoke": f"{HERE}/test_smoke_hooks.py::"
     "test_failing_required_hook_publishes_nothing_and_leaves_a_way_back_in",
     "store": f"{HERE}/test_store_days.py::test_read_only_images_root_is_told_before_any_work",
+    "guard": f"{HERE}/test_guard.py::test_pip_cant_take_another_torch",
     # The program waits ten minutes before it says so.
     "busy": "unit/test_files.py",
     "interrupted": f"{HERE}/test_signals.py::test_signal_leaves_no_process_mount_or_file",

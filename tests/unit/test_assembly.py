@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -69,7 +69,12 @@ def layer(stacked: Stacked, digit: str, script: Any) -> bool:
     """Have a layer that is what `script` does to the tree; whether it was reused."""
     item = PlannedLayer(int(digit), cast(Any, None), wanted(digit * 64), cast(Any, None))
     rootfs = stacked.runtime.rootfs(CONTAINER)
-    return stacked.layer(item, lambda: script(rootfs), Path("/none"), Heard().silent_step) is not None
+
+    def run() -> Sequence[Mapping[str, Any]]:
+        script(rootfs)
+        return [{"kind": "apt", "name": f"of-{digit}"}]
+
+    return stacked.layer(item, run, Path("/none"), Heard().silent_step) is not None
 
 
 def never(_: Path) -> None:
@@ -85,6 +90,10 @@ def test_each_layer_is_what_it_changed_and_is_made_once(stacked: Stacked, store:
     assert (trees[0] / "etc/motd").read_text() == "base\n"
     assert (trees[1] / "etc/motd").read_text() == "one\n"
     assert [path.name for path in trees[3].iterdir() if path.name != "etc"] == ["new"]
+    assert [list(entry.changes) for entry in stacked.entries[1:]] == [
+        [{"kind": "apt", "name": f"of-{digit}"}] for digit in "123"
+    ]
+    assert store.local.tree(stacked.entries[0]) == stacked.bottom
     assert [entry.parent for entry in stacked.entries] == ["", *(entry.id for entry in stacked.entries[:3])]
     stacked.complete()
     rootfs = stacked.runtime.rootfs(CONTAINER)
@@ -183,7 +192,13 @@ def test_without_overlays_there_is_one_tree(tmp_path: Path) -> None:
 
         flat.base(BASE, make, Heard().silent_step)
         item = cast(Any, None)
-        assert flat.layer(item, lambda: ran.append("layer"), Path("/none"), Heard().silent_step) is None
+        assert flat.bottom == runtime.rootfs(CONTAINER)
+
+        def run() -> Sequence[Mapping[str, Any]]:
+            ran.append("layer")
+            return []
+
+        assert flat.layer(item, run, Path("/none"), Heard().silent_step) is None
         flat.complete()
         flat.release()
         assert (ran, runtime.removed) == ([CONTAINER, "layer"], CONTAINER)

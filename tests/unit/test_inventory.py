@@ -114,5 +114,21 @@ def test_a_hostile_tree_leads_nowhere_and_stops_nothing(tmp_path: Path) -> None:
     )
 
 
+def test_folders_whose_names_are_no_text(tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"odd\xff")
+    distribution(place, "lib", "six-1.dist-info", "Name: six\nVersion: 1\n")
+    distribution(place, "lib", os.fsdecode(b"\xfe.dist-info"), "")
+    found = inventory.take(tmp_path)
+    assert [package.place for package in found.packages] == ["/odd\\xff/lib"]
+    assert found.problems == ("/odd\\xff/lib/\\xfe.dist-info names no distribution and version",)
+
+
+def test_what_debian_packages_depend_on(tmp_path: Path) -> None:
+    text = "Package: a\nPre-Depends: libc6 (>= 2)\nDepends: bb | cc:any, d++ (= 1) [amd64]\n\nPackage: b\n"
+    write(tmp_path / "var/lib/dpkg/status", text)
+    assert inventory.depends(tmp_path) == {"a": ("libc6", "bb", "cc", "d++"), "b": ()}
+    assert inventory.depends(tmp_path / "none") == {}
+
+
 def test_an_empty_tree_has_nothing(tmp_path: Path) -> None:
     assert inventory.take(tmp_path) == inventory.Inventory()

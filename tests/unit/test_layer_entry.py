@@ -34,6 +34,15 @@ def test_an_entry_is_read_as_it_was_written() -> None:
     assert entries.parse(json.dumps(data)).size == 0
 
 
+def test_the_changes_of_packages_are_kept() -> None:
+    made = dataclasses.replace(layertiers.entry(), changes=[{"kind": "apt", "name": "vim", "after": "9"}])
+    assert entries.parse(made.to_json()) == made
+    text = json.loads(made.to_json())
+    for wrong in ([{"kind": "apt"}], ["kind, name"], [None]):
+        with pytest.raises(StoreError, match="changes that name no package"):
+            entries.parse(json.dumps({**text, "changes": wrong}))
+
+
 def test_an_entry_of_a_newer_kiln_is_refused() -> None:
     text = json.dumps({**json.loads(layertiers.entry().to_json()), "format": 2, "made": "a new way"})
     with pytest.raises(StoreError, match="made by a newer Kiln") as caught:

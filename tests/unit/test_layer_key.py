@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kiln import manifest
+from kiln import manifest, protection
 from kiln.errors import ManifestError
 from kiln.layercommand import SCRIPTS
 from kiln.layers import key
 from kiln.layers.key import Key
+from kiln.protection import Protection
 
 HEAD = "format: 1\nname: demo\nbase: debootstrap:bookworm\n"
 KINDS = {
@@ -41,7 +42,7 @@ def keyed(folder: Path, layer: str, more: str = "", parent: str = "p", architect
     """The key of a manifest's only layer."""
     (folder / "demo.yaml").write_text(f"{HEAD}{more}layers:\n  - {layer}\n")
     loaded = manifest.load(folder / "demo.yaml")
-    return key.of_layer(loaded.layers[0], parent, loaded.env, folder, architecture)
+    return key.of_layer(loaded.layers[0], parent, loaded.env, loaded.guard, folder, architecture)
 
 
 # --- what makes another layer ------------------------------------------------------------------
@@ -145,7 +146,32 @@ def test_a_file_that_is_gone_since_the_manifest_was_read(folder: Path) -> None:
     [layer] = manifest.load(folder / "demo.yaml").layers
     (folder / "data/setup.sh").unlink()
     with pytest.raises(ManifestError, match=r"/data/setup\.sh can't be read"):
-        key.of_layer(layer, "p", {}, folder, "amd64")
+        key.of_layer(layer, "p", {}, Protection(), folder, "amd64")
+
+
+def test_what_the_manifest_says_of_the_guard_is_in_the_key(folder: Path) -> None:
+    texts = (
+        "{protect: [a], allow: [b]}",
+        "{allow: [B], protect: [A]}",
+        "{protect: [a]}",
+        "{allow: [b]}",
+        "{}",
+    )
+    keys = [keyed(folder, "run: echo a", f"guard: {text}\n") for text in texts]
+    said = [key.changes(keys[0].inputs, other.inputs) for other in keys]
+    assert said == ["", "", "guard allow", "guard protect", "guard protect allow"]
+    assert len({each.digest for each in keys}) == 4
+    assert keys[-1] == keyed(folder, "run: echo a")
+
+
+def test_another_list_of_protected_packages_makes_all_layers_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = keyed(folder, "run: echo a")
+    monkeypatch.setattr(protection, "FORMAT", protection.FORMAT + 1)
+    now = keyed(folder, "run: echo a")
+    assert before.digest != now.digest
+    assert key.changes(before.inputs, now.inputs) == "guard format"
 
 
 def test_the_environment_and_its_order_are_in_the_key(folder: Path) -> None:

@@ -16,7 +16,7 @@ from kiln.errors import EnvironmentMissing, Interrupted, LayerError, SpaceError,
 from kiln.layers.entry import Entry
 from kiln.layers.local import Local
 from kiln.layers.shared import Shared
-from kiln.layers.store import LayerStore, Lookup, Wanted, age
+from kiln.layers.store import LayerStore, Lookup, Made, Wanted, age
 from tests.unit import layertiers
 from tests.unit.layertiers import ENV, KEY, Heard, entry, put, wanted
 
@@ -49,9 +49,9 @@ class Builder:
         self.store, self.heard, self.made = store, Heard(), 0
         self.place = store.local.root.parent / "stack"
 
-    def make(self) -> tuple[Path, Path | None]:
+    def make(self) -> Made:
         self.made += 1
-        return layertiers.tree(self.place / f"new{self.made}", f"made {self.made}\n"), None
+        return Made(layertiers.tree(self.place / f"new{self.made}", f"made {self.made}\n"))
 
     def take(self, asked: Wanted, parent: str = "below") -> tuple[Entry, str]:
         """The entry, and what its tree says."""
@@ -268,7 +268,7 @@ def test_one_that_another_build_has_just_made_is_not_dropped(
 def test_a_make_that_fails_leaves_nothing(one: LayerStore, error: BaseException) -> None:
     builder = Builder(one)
 
-    def fail() -> tuple[Path, Path | None]:
+    def fail() -> Made:
         builder.make()
         raise error
 
@@ -354,7 +354,7 @@ def test_of_two_who_need_a_layer_one_makes_it_and_the_other_says_that_it_waits(o
     second = FORK.Process(target=_build, args=(one, there))
     builder = Builder(one)
 
-    def make() -> tuple[Path, Path | None]:
+    def make() -> Made:
         second.start()
         assert here.recv().startswith("another build makes this layer; waiting for ")
         return builder.make()

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kiln import files, publish
-from kiln.errors import ExportError, SpaceError, StoreError
+from kiln import companions, files, publish
+from kiln.errors import EnvironmentMissing, ExportError, SpaceError, StoreError
 from kiln.record import Record
 from kiln.store import Store
 from tests.unit.conftest import Publisher
@@ -28,6 +28,8 @@ def test_a_first_publish_makes_everything(store: Store, put: Publisher) -> None:
         "current.sqsh",
         "demo-1.0-r1.sqsh",
         "demo-1.0-r1.json",
+        "demo-1.0-r1.cdx.json",
+        "demo-1.0-r1.provenance.json",
         "demo-1.0-r1.sha256",
         "history.jsonl",
     }
@@ -41,6 +43,52 @@ def test_the_checksum_file_is_what_coreutils_read(store: Store, put: Publisher) 
     put("demo")
     digest, name = (store.folder("demo") / "demo-1.0-r1.sha256").read_text().split()
     assert files.sha256_file(store.folder("demo") / name) == digest
+
+
+def test_the_record_has_the_digests_of_what_lies_beside(store: Store, put: Publisher) -> None:
+    record, _ = put("demo")
+    found = {suffix: store.beside("demo", "1.0-r1", suffix) for suffix in record.companions}
+    assert {suffix: f"sha256:{files.sha256_file(path)}" for suffix, path in found.items()} == dict(
+        record.companions
+    )
+    assert set(found) == {"cdx.json", "provenance.json"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in found.values()} == {0o444}
+    entry = store.entry("demo", "1.0-r1")
+    read = companions.read(store, entry)
+    assert read["provenance"]["subject"][0]["name"] == "demo-1.0-r1.sqsh"
+    assert read["sbom"]["bomFormat"] == "CycloneDX"
+    found["cdx.json"].chmod(0o644)
+    found["cdx.json"].write_text("{}")
+    assert companions.read(store, entry)["sbom"] is None, "it isn't the one of this record"
+
+
+def test_the_signature_is_of_the_record_as_it_lies_there(store: Store, image: Path, put: Publisher) -> None:
+    record, _ = put("demo")
+    # What a publish with a signature left, which was killed before its .sqsh was there.
+    store.beside("demo", "1.0-r2", "json.sig").write_text("of another record")
+    assert put("demo")[0].version == "1.0-r2"
+    assert not store.beside("demo", "1.0-r2", "json.sig").exists()
+    signed: list[bytes] = []
+
+    def sign(data: bytes) -> bytes:
+        signed.append(data)
+        return b"a signature"
+
+    publish.publish(store, store.image("demo", "1.0-r1"), record, "1.0", lambda text: None, sign)
+    assert [store.record("demo", "1.0-r3").read_bytes()] == signed
+    assert store.beside("demo", "1.0-r3", "json.sig").read_bytes() == b"a signature"
+
+
+def test_a_key_that_fails_publishes_nothing(store: Store, put: Publisher) -> None:
+    record, _ = put("demo")
+
+    def refused(data: bytes) -> bytes:
+        raise EnvironmentMissing("cannot sign")
+
+    with pytest.raises(EnvironmentMissing):
+        publish.publish(store, store.image("demo", "1.0-r1"), record, "1.0", lambda text: None, refused)
+    assert store.versions("demo") == ["1.0-r1"]
+    assert not store.record("demo", "1.0-r2").exists()
 
 
 def test_numbers_go_on_per_base_label(put: Publisher) -> None:
@@ -128,7 +176,10 @@ def test_killed_at_every_step_a_reader_sees_only_whole_images(
     assert store.channels("demo")["current"] == last.version
     left = {path.name for path in store.folder("demo").iterdir()} - {".lock", "current.sqsh", "history.jsonl"}
     stems = {f"demo-{version}" for version in store.versions("demo")}
-    assert {Path(name).stem for name in left if not name.startswith(".")} == stems
+    ends = ("sqsh", "json", "cdx.json", "provenance.json", "sha256")
+    assert {name for name in left if not name.startswith(".")} == {
+        f"{s}.{end}" for s in stems for end in ends
+    }
     assert not (store.folder("demo") / publish.STAGING).exists()
 
 
