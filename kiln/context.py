@@ -31,7 +31,7 @@ from kiln.ui import Ui
 if TYPE_CHECKING:
     from kiln.bases import Finder
     from kiln.registry.client import Client
-    from kiln.registry.transport import Network
+    from kiln.registry.transport import Network, Transport
     from kiln.runtime.contract import Runtime
     from kiln.runtime.namespace import Space
     from kiln.workspace import Workspace
@@ -99,6 +99,13 @@ class Context:
             notify=self.ui.warn,
         )
 
+    @cached_property
+    def transport(self) -> Transport:
+        """Requests to web servers, by the site's proxies and certificates."""
+        from kiln.registry.transport import Transport
+
+        return Transport(self._network, self.ui.warn)
+
     @property
     def _config_home(self) -> str:
         return self.environ.get("XDG_CONFIG_HOME") or str(Path(self.environ.get("HOME", "/")) / ".config")
@@ -137,9 +144,7 @@ class Context:
         )
 
     def _fetch(self, url: str) -> bytes | None:
-        from kiln.registry.transport import Transport
-
-        answer = Transport(self._network, self.ui.warn).read(url, {}, threading.Event(), LARGEST_DOCUMENT)
+        answer = self.transport.read(url, {}, threading.Event(), LARGEST_DOCUMENT)
         if answer.status == NOT_FOUND:
             return None
         if answer.status != OK:

@@ -38,14 +38,14 @@ LAYERS = (
     ("registry",),
     ("runtime",),
     ("layercommand", "layers", "debootstrap", "bases", "plan", "smoke", "companions", "publish", "channels"),
-    ("retention", "trash", "transfer", "offers", "catalog", "startlines", "page"),
+    ("retention", "trash", "transfer", "offers", "catalog", "search", "startlines", "page"),
     ("provenance", "verify", "drivergate"),
     ("context", "packagecache", "constraints", "cause", "guard", "watch"),
-    ("doctor", "preflight", "layerrun", "finish", "garbage", "invocation"),
+    ("doctor", "preflight", "layerrun", "finish", "garbage", "clearing", "invocation"),
     ("assembly",),
     ("build",),
     ("shell", "render", "rebuild", "pull"),
-    ("diffview",),
+    ("diffview", "storeview", "command", "storetasks"),
     ("tasks",),
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
