@@ -37,7 +37,7 @@ class Cleared:
 
 
 def clear(context: Context, *, dry_run: bool) -> Cleared:
-    """Move what the site's `store` limits leave no room for to the trash. Raises `StoreError`, `BusyError`."""
+    """Move what the site's `store` has no room for to the trash. Raises `StoreError`, `BusyError`."""
     store, limits, notify = context.store, context.site.store, context.ui.warn
     found = retention.verdicts(store, Limits(limits.keep_last, limits.grace))
     stays = {each.reference: each.stays for each in found if each.stays}

@@ -171,21 +171,25 @@ def parse(text: bytes, place: str) -> Record:
             LayerRecord(**{**_known(LayerRecord, item), "changes": package_changes(item.get("changes", ()))})
             for item in data.get("layers", ())
         )
-        values["smoke"] = tuple(
-            SmokeResult(
-                **{
-                    **_known(SmokeResult, item),
-                    "args": tuple(item["args"]),
-                    "hardware": _hardware(item.get("hardware")),
-                }
-            )
-            for item in data.get("smoke", ())
-        )
+        values["smoke"] = smoke_results(data.get("smoke", ()))
         values["packages"] = tuple(Package(**_known(Package, item)) for item in data.get("packages", ()))
         return Record(**values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         look = f"look at it: less {place}"
         raise StoreError(f"{place} can't be read as a record: {error}", look) from error
+
+
+def smoke_results(data: Iterable[Mapping[str, Any]]) -> tuple[SmokeResult, ...]:
+    return tuple(
+        SmokeResult(
+            **{
+                **_known(SmokeResult, item),
+                "args": tuple(item["args"]),
+                "hardware": _hardware(item.get("hardware")),
+            }
+        )
+        for item in data
+    )
 
 
 def package_changes(data: Iterable[Mapping[str, Any]]) -> tuple[PackageChange, ...]:

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kiln import record
+from kiln import record, testruns
 from kiln.errors import StoreError
 from kiln.record import Record
 
@@ -66,6 +66,10 @@ class Store:
 
     def beside(self, name: str, version: str, suffix: str) -> Path:
         return self.folder(name) / f"{name}-{version}.{suffix}"
+
+    def tests(self, name: str, version: str) -> Path:
+        """Later runs of smoke hooks: see `kiln.testruns`."""
+        return self.folder(name) / f"{name}-{version}.tests.jsonl"
 
     def channel(self, name: str, channel: str) -> Path:
         return self.folder(name) / f"{channel}.sqsh"
@@ -121,7 +125,9 @@ class Store:
     def entry(self, name: str, version: str) -> Entry:
         path = self.image(name, version)
         try:
-            return Entry(name, version, path, record.read(self.record(name, version)))
+            found = record.read(self.record(name, version))
+            runs = testruns.read(self.tests(name, version))
+            return Entry(name, version, path, testruns.together(found, runs))
         except StoreError as error:
             return Entry(name, version, path, None, error.message)
 

@@ -178,6 +178,26 @@ def revoke(
         _marked(context, channels.revoke(context.store, name, because, context.ui.warn))
 
 
+@task(help={**options("site", "images", "runtime", "json"), "name": ANY})
+def smoke(
+    _: InvokeContext,
+    name: str,
+    site: str | None = None,
+    images: str | None = None,
+    runtime: str = "",
+    json: bool = False,
+) -> None:
+    """Run the smoke hooks again on a published image, and keep what they say with its record."""
+    from kiln import page, retest
+
+    with opened(json, site, images) as context:
+        try:
+            done = retest.retest(context, name, runtime)
+        finally:
+            page.write(context.store, context.site, name.partition(":")[0], context.ui.warn)
+        context.ui.result(done.to_data(), functools.partial(storeview.retested, done=done))
+
+
 def _moved(context: Context, done: Moved) -> None:
     from kiln import page
 
@@ -212,4 +232,4 @@ def clear(site: str | None, images: str | None, undelete: str, *, dry_run: bool,
         context.ui.result(done.to_data(), functools.partial(storeview.cleared, done=done))
 
 
-TASKS = (pull, search, history, promote, rollback, deprecate, revoke)
+TASKS = (pull, search, history, smoke, promote, rollback, deprecate, revoke)

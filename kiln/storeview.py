@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from kiln.render import facts, start, table
+from kiln.render import facts, smoke, start, table
 from kiln.site import Site
 from kiln.ui import size_text
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kiln.clearing import Cleared
     from kiln.history import Change, Standing
     from kiln.pull import Pulled
+    from kiln.retest import Retested
     from kiln.search import Hit
     from kiln.store import Entry
 
@@ -75,3 +76,11 @@ def cleared(console: Console, done: Cleared) -> None:
         console.print(Text(f"to have one back: invoke gc --undelete {done.gone[0]}"))
     elif not done.emptied and not done.back:
         console.print(Text("nothing to remove"))
+
+
+def retested(console: Console, done: Retested) -> None:
+    smoke(console, done.results)
+    name = f"{done.record.name} {done.record.version}"
+    console.print(Text(f"\n{name}: required smoke hooks {done.record.smoke_state}", style="bold"))
+    if done.moved:
+        console.print(Text(f"{done.moved} leads to it now", style="green"))
