@@ -17,6 +17,8 @@ from kiln.hardware import Hardware
 from kiln.inventory import Package
 
 FORMAT = 1
+# Where the packages begin in a record's text; nothing comes after them.
+PACKAGES = b',\n  "packages": ['
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Record:
         data = asdict(self)
         del data["packages"]
         head = json.dumps(data, indent=2, ensure_ascii=False).removesuffix("\n}")
-        return f'{head},\n  "packages": {rows(self.packages)}\n}}\n'
+        return f"{head}{PACKAGES.decode()}{rows(self.packages)}]\n}}\n"
 
     @property
     def smoke_state(self) -> str:
@@ -138,7 +140,7 @@ class Record:
 
 
 def rows(packages: Sequence[Package]) -> str:
-    """Packages as a JSON list, a line each, without what is empty and without their own requirements."""
+    """Packages as the items of a JSON list, a line each, without what is empty and their own requirements."""
     lines = [
         json.dumps(
             {name: value for name, value in asdict(package).items() if value and name != "requires"},
@@ -146,16 +148,20 @@ def rows(packages: Sequence[Package]) -> str:
         )
         for package in packages
     ]
-    return "[\n    " + ",\n    ".join(lines) + "\n  ]" if lines else "[]"
+    return "\n    " + ",\n    ".join(lines) + "\n  " if lines else ""
 
 
-def read(path: Path) -> Record:
-    """The record in a file. Raises `StoreError` for one that is missing, damaged or of a newer Kiln."""
+def read(path: Path, *, packages: bool = True) -> Record:
+    """The record in a file, without its packages if they aren't wanted: they are most of it.
+
+    Raises `StoreError` for one that is missing, damaged or of a newer Kiln.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise StoreError(f"{path} can't be read as a record: {error}", f"look at it: less {path}") from error
-    return parse(data, str(path))
+    head, found, _ = data.partition(PACKAGES)
+    return parse(head + b"\n}" if found and not packages else data, str(path))
 
 
 def parse(text: bytes, place: str) -> Record:

@@ -48,7 +48,7 @@ def search(store: Store, text: str) -> list[Hit]:
     if not wanted:
         raise UsageError("search for what?", "such as: invoke search 'pytorch transformers>=4.50'")
     found = []
-    for entry, channels in catalog.current(store):
+    for entry, channels in catalog.current(store, packages=True):
         if entry.record is None:
             continue
         matches = [_match(word, entry.record, list(channels)) for word in wanted]

@@ -122,10 +122,11 @@ class Store:
         first = [channel for channel in FIRST_CHANNELS if channel in found]
         return {channel: found[channel] for channel in (*first, *sorted(set(found) - set(first)))}
 
-    def entry(self, name: str, version: str) -> Entry:
+    def entry(self, name: str, version: str, *, packages: bool = False) -> Entry:
+        """One version, with its packages if they are wanted."""
         path = self.image(name, version)
         try:
-            found = record.read(self.record(name, version))
+            found = record.read(self.record(name, version), packages=packages)
             runs = testruns.read(self.tests(name, version))
             return Entry(name, version, path, testruns.together(found, runs))
         except StoreError as error:
@@ -135,7 +136,7 @@ class Store:
         """The versions that an image's channels lead to, `current`'s first."""
         versions, channels = set(self.versions(name)), self.channels(name)
         wanted = [version for version in channels.values() if version in versions]
-        return [self.entry(name, version) for version in dict.fromkeys(wanted)]
+        return [self.entry(name, version, packages=True) for version in dict.fromkeys(wanted)]
 
     def entries(self) -> Iterator[Entry]:
         for name in self.names():
@@ -161,7 +162,7 @@ class Store:
             raise StoreError(
                 f"no version '{wanted}' of {name} in {self.root}", f"there are: {', '.join(versions[-8:])}"
             )
-        return self.entry(name, version)
+        return self.entry(name, version, packages=True)
 
 
 def split_version(version: str) -> tuple[str, int] | None:
