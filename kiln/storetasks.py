@@ -62,10 +62,10 @@ def search(
     _: InvokeContext, words: str, site: str | None = None, images: str | None = None, json: bool = False
 ) -> None:
     """Find images by what they are and what is in them."""
-    from kiln import search as searching
+    from kiln import query
 
     with opened(json, site, images) as context:
-        hits = searching.search(context.store, words)
+        hits = query.search(context.store, words)
         context.ui.result(
             {"images": [hit.to_data() for hit in hits]}, functools.partial(storeview.hits, found=hits)
         )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kiln.history import Change, Standing
     from kiln.pull import Pulled
     from kiln.retest import Retested
-    from kiln.search import Hit
+    from kiln.query import Hit
     from kiln.store import Entry
 
 

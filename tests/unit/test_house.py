@@ -48,7 +48,7 @@ LAYERS = (
     ("registry",),
     ("runtime",),
     ("layercommand", "layers", "debootstrap", "bases", "plan", "smoke", "companions", "publish", "channels"),
-    ("retention", "trash", "transfer", "offers", "catalog", "search", "startlines", "page"),
+    ("retention", "trash", "transfer", "offers", "catalog", "query", "startlines", "page"),
     ("provenance", "verify", "drivergate"),
     ("context", "packagecache", "constraints", "cause", "guard", "watch"),
     ("doctor", "preflight", "layerrun", "finish", "garbage", "clearing", "invocation"),

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kiln import search
+from kiln import query
 from kiln.errors import UsageError
 from kiln.store import Store
 from tests.unit.conftest import Publisher
@@ -48,13 +48,13 @@ def filled(store: Store, put: Publisher) -> Store:
     ],
 )
 def test_what_is_found(filled: Store, words: str, wanted: dict[str, tuple[str, ...]]) -> None:
-    assert {hit.entry.name: hit.matches for hit in search.search(filled, words)} == wanted
+    assert {hit.entry.name: hit.matches for hit in query.search(filled, words)} == wanted
 
 
 @pytest.mark.parametrize("words", ["", "  ", ">=4", "a>=", "torch>=2>=x y"])
 def test_words_that_say_nothing(filled: Store, words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        search.search(filled, words)
+        query.search(filled, words)
     assert "transformers>=4.50" in caught.value.hint
 
 
@@ -62,6 +62,6 @@ def test_a_damaged_record_is_passed_over(filled: Store) -> None:
     path = filled.record("llm", "1.0-r1")
     path.chmod(0o644)
     path.write_text("{")
-    assert [hit.entry.name for hit in search.search(filled, "transformers")] == ["old"]
-    [hit] = search.search(filled, "transformers")
+    assert [hit.entry.name for hit in query.search(filled, "transformers")] == ["old"]
+    [hit] = query.search(filled, "transformers")
     assert hit.to_data()["matches"] == ["transformers 4.49.0"] and hit.base == "debootstrap:bookworm"
