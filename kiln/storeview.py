@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from kiln.clearing import Cleared
     from kiln.history import Change, Standing
     from kiln.pull import Pulled
-    from kiln.retest import Retested
     from kiln.query import Hit
+    from kiln.retest import Retested
     from kiln.store import Entry
 
 
