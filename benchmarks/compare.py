@@ -20,11 +20,12 @@ OTHER = "not inherent"
 REASONS = (
     ("times and chance in logs and caches", r"var/log/|var/cache/|root/\.|tmp/|var/lib/systemd/"),
     ("package lists and apt's own state", r"var/lib/apt/|var/lib/dpkg/|etc/apt/apt\.conf\.d/(enroot|99)"),
-    ("what a start of enroot leaves", r"etc/(passwd|group|shadow|gshadow|localtime|timezone)-?$|home(/|$)"),
-    ("mount points and what a container gets at its start", r"(run|proc|sys|dev)(/|$)|etc/(hosts|hostname|"
+    ("what a start of enroot leaves", r"etc/(passwd|group|shadow|gshadow|localtime|timezone)-?$|home(/|$)|"
+     r"usr/share/zoneinfo(/Etc(/UTC)?)?$"),
+    ("mount points and what a container gets at its start", r"$|(run|proc|sys|dev)(/|$)|etc/(hosts|hostname|"
      r"resolv\.conf|machine-id|mtab)$|\.(lock|dockerenv)$"),
     ("what makes an image start under enroot", r"etc/(rc|environment|fstab|enroot)"),
-    ("Kiln's records in the image", r"usr/share/kiln|etc/kiln|usr/local/share/kiln"),
+    ("Kiln's records in the image", r"\.kiln(/|$)"),
     ("compiled Python and pip's notes of it", r".*(\.pyc|/__pycache__|/RECORD|/direct_url\.json)$"),
 )  # fmt: skip
 

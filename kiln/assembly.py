@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from kiln import finish, layerrun, workspace
+from kiln import baseline, finish, layerrun, workspace
+from kiln.baseline import Baseline
 from kiln.context import Context
 from kiln.errors import RuntimeFailure, UsageError
 from kiln.files import remove_tree, write_atomic
@@ -22,7 +24,8 @@ from kiln.layers.store import LayerStore, Made, Make, Wanted, age
 from kiln.plan import Plan, PlannedLayer
 from kiln.runtime import namespace
 from kiln.runtime.contract import Runtime
-from kiln.runtime.namespace import Namespace
+from kiln.runtime.namespace import Namespace, Space
+from kiln.search import Changed
 from kiln.ui import Step
 from kiln.workspace import Workspace
 
@@ -36,6 +39,22 @@ class Assembly(Protocol):
     """A tree in the making: the container `CONTAINER` of `runtime`."""
 
     runtime: Runtime
+    space: Space
+
+    @property
+    def changed(self) -> Changed:
+        """Where to find what all layers, and `complete`, have changed."""
+        ...
+
+    @property
+    def baseline(self) -> Baseline:
+        """What the base had, once it is there."""
+        ...
+
+    @property
+    def trees(self) -> Sequence[Baseline]:
+        """What the base and each layer have of their own, lowest first; none where they share one tree."""
+        ...
 
     def base(self, wanted: Wanted, make: Callable[[str], None], step: Step) -> None:
         """Have the base there; `make` makes it as the container that it is given."""
@@ -64,9 +83,22 @@ class Flat:
 
     def __init__(self, runtime: Runtime, private: Workspace) -> None:
         self.runtime, self._workspace = runtime, private
+        self.baseline: Baseline = baseline.nothing
+        self.trees: Sequence[Baseline] = ()
+        self.space: Space = namespace.HOST
+
+    @property
+    def changed(self) -> Changed:
+        return Changed((self.runtime.rootfs(CONTAINER),), self._base_made)
+
+    @property
+    def _base_made(self) -> Path:
+        return self._workspace.stack / "base-made"
 
     def base(self, wanted: Wanted, make: Callable[[str], None], step: Step) -> None:
         make(CONTAINER)
+        self.baseline = baseline.snapshot(self.runtime.rootfs(CONTAINER))
+        self._base_made.touch()
         layerrun.save_identity(self.runtime.rootfs(CONTAINER), self._workspace.state)
 
     @property
@@ -96,9 +128,24 @@ class Stacked:
         leases: contextlib.ExitStack,
     ) -> None:
         self.runtime, self._outside = inside, outside
-        self._store, self._space, self._workspace, self._leases = store, space, private, leases
+        self._store, self._workspace, self._leases = store, private, leases
+        self.space: Space = space
+        self._space = space
         self.entries: list[Entry] = []
         self._bound = 0  # How many of them are bound in the namespace.
+
+    @property
+    def changed(self) -> Changed:
+        trees = [self._store.local.tree(entry) for entry in self.entries[1:]]
+        return Changed((*trees, self._workspace.upper), None, self.space)
+
+    @property
+    def baseline(self) -> Baseline:
+        return self.trees[0]
+
+    @property
+    def trees(self) -> Sequence[Baseline]:
+        return [baseline.of_tree(self._store.local.tree(entry)) for entry in self.entries]
 
     def base(self, wanted: Wanted, make: Callable[[str], None], step: Step) -> None:
         def made() -> Made:
@@ -155,6 +202,8 @@ class Stacked:
             remove_tree(folder)
         for folder in (private.overlay_work, private.upper, self._target):
             folder.mkdir(exist_ok=True)
+        # The top folder of an overlay is that of its upper directory.
+        private.upper.chmod(stat.S_IMODE(self._store.local.tree(self.entries[-1]).stat().st_mode))
         self._bind()
         stack = [[entry.kind, entry.key, entry.id] for entry in self.entries]
         write_atomic(private.stack / "entries.json", json.dumps(stack).encode())

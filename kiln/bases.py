@@ -63,7 +63,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Finder:
-    """Where bases are looked for. `folder` is the manifest's: paths in a base start there."""
+    """Where bases are looked for. `folder` is the manifest's: paths in a base start there.
+
+    In the folder `kept`, if there is one, the documents of images from registries stay: see `Client.resolve`.
+    """
 
     client: Client
     store: Store
@@ -71,12 +74,13 @@ class Finder:
     architecture: str
     mirrors: Mapping[str, str]
     fetch: Callable[[str], bytes | None]
+    kept: Path | None = None
 
     def find(self, base: Base) -> Found:
         """Ask for `base` and pin it; writes nothing. Raises `BaseError`, `StoreError`."""
         if base.kind == "registry":
             reference = Reference(base.registry, base.repository, base.tag or None, base.digest or None)
-            return self._resolved(base, self.client.resolve(reference, self.architecture))
+            return self._resolved(base, self.client.resolve(reference, self.architecture, self.kept))
         if base.kind == "oci":
             return self._local(base, layout.open_oci(self.folder / base.path, base.tag or None))
         if base.kind == "docker-archive":

@@ -15,84 +15,43 @@ from typing import Any
 
 from kiln import (
     assembly,
+    audit,
     bases,
     drivergate,
     files,
     finish,
     invocation,
     layerrun,
+    lockuse,
     preflight,
     provenance,
     publish,
+    scrub,
+    sitetraces,
     smoke,
     squashfs,
     workspace,
 )
 from kiln import plan as planning
 from kiln.assembly import CONTAINER, Assembly
+from kiln.bases import Found
 from kiln.companions import Sign
 from kiln.context import Context
-from kiln.errors import SmokeFailure, UsageError
+from kiln.errors import SmokeFailure
 from kiln.invocation import Invocation
+from kiln.locked import Lock
 from kiln.manifest import Manifest
-from kiln.plan import Anew, Plan, PlannedLayer, Setting
+from kiln.order import Options, Outcome
+from kiln.origin import Origins
+from kiln.plan import Plan, PlannedLayer, Setting
 from kiln.provenance import Contents
-from kiln.record import LayerRecord, PackageChange, Record, SmokeResult, package_changes
+from kiln.record import Finding, LayerRecord, PackageChange, Record, SmokeResult, package_changes
 from kiln.runtime import choice, gpu
 from kiln.runtime.contract import Output, Runtime
 from kiln.ui import Step, size_text
 from kiln.workspace import Workspace
 
 TESTED = "smoke"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a person asked for beside the image's name. `start` is a layer's number, 0 for none named.
-
-    A `trial` is an image that nobody will get: no driver has to run it, no hook tests it, no key signs it.
-    """
-
-    runtime: str = ""
-    keep: bool = False
-    no_cache: bool = False
-    start: int = 0
-    trial: bool = False
-
-    def anew(self, manifest: Manifest) -> Anew | None:
-        """The layers that are to be made anew. Raises `UsageError` for one that there isn't."""
-        if self.start > len(manifest.layers) or self.start < 0:
-            raise UsageError(
-                f"{manifest.name} has no layer {self.start}",
-                f"it has {len(manifest.layers)}, see: invoke plan",
-            )
-        if self.no_cache:
-            return Anew(1, "--no-cache")
-        return Anew(self.start, f"--from {self.start}") if self.start else None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A published image: its record, the channel that leads to it now, and where things are.
-
-    `logs` is None where it was there already, and nothing had to be done.
-    """
-
-    record: Record
-    channel: str
-    path: Path
-    logs: Path | None
-
-    def to_data(self) -> dict[str, Any]:
-        return {
-            "name": self.record.name,
-            "version": self.record.version,
-            "channel": self.channel,
-            "path": str(self.path),
-            "logs": str(self.logs) if self.logs else None,
-            "up_to_date": self.logs is None,
-            "record": asdict(self.record),
-        }
 
 
 @dataclass(frozen=True)
@@ -118,10 +77,18 @@ class Build:
 def plan(context: Context, name: str, options: Options) -> Plan:
     """What `build` would do; asks the base's registry or mirror, and changes nothing."""
     manifest = context.load(name)
+    lock = lockuse.in_force(context, manifest, demanded=options.locked)
+    found = lockuse.find_base(context, manifest, lock) if lock else context.finder().find(manifest.base)
+    return planned(context, manifest, found, options, lock)
+
+
+def planned(
+    context: Context, manifest: Manifest, found: Found, options: Options, lock: Lock | None = None
+) -> Plan:
+    """The plan on a base that was found."""
     anew = options.anew(manifest)
     runtime = choice.resolve(options.runtime or context.site.runtime, context.environ)
-    found = context.finder().find(manifest.base)
-    store, site = context.store, context.site
+    name, store, site = manifest.name, context.store, context.site
     uncached = context.layer_store_refusal or planning.too_many(manifest)
     setting = Setting(
         manifests=context.manifests,
@@ -140,6 +107,7 @@ def plan(context: Context, name: str, options: Options) -> Plan:
         stale_after=site.layers.stale_after,
         gpu=gpu.find(context.environ) != gpu.NOTHING,
         anew=anew,
+        lock=lock,
     )
     return replace(planning.make(manifest, found, setting), driver=drivergate.of_base(found, site))
 
@@ -161,13 +129,15 @@ def build(context: Context, name: str, options: Options) -> Outcome:
         tree = ending.enter_context(assembly.opened(context, made, private, options.runtime))
         logs = layerrun.log_folder(context.site.logs, private.id)
         work = Build(context, made, came, private, tree, logs, options.keep)
+        fetch(work)
         make_base(work)
         layers = run_layers(work)
-        contents = finish_image(work)
+        contents, traces = finish_image(work)
         exported = export(work)
+        findings = audit_image(work, exported, traces)
         tester = context.runtime(private, options.runtime)
         results = () if options.trial else run_smoke(work, exported, tester)
-        record = describe(work, layers, contents, exported, results, time.monotonic() - started)
+        record = describe(work, layers, contents, exported, results, findings, time.monotonic() - started)
         published, channel = publish_image(work, exported, record, sign)
     return Outcome(published, channel, context.store.image(name, published.version), logs)
 
@@ -180,6 +150,14 @@ def up_to_date(context: Context, record: Record) -> Outcome:
     return Outcome(record, channel, context.store.image(record.name, record.version), None)
 
 
+def fetch(work: Build) -> None:
+    """Have the locked packages here before the first of them is needed."""
+    lock, wanted = work.plan.lock, lockuse.wanted(work.plan)
+    if lock and wanted:
+        with work.step("fetch", "fetch") as step:
+            lockuse.fetch(work.context, lock, wanted, step)
+
+
 def make_base(work: Build) -> None:
     base = work.plan.base
     with work.step(f"base {base.base.text}", "base") as step, files.Log(work.logs / "00-base.log") as log:
@@ -188,7 +166,11 @@ def make_base(work: Build) -> None:
         env = {**work.context.host_env(), workspace.MARK: work.workspace.id}
         plain = work.context.runtime(work.workspace, work.plan.runtime)
         maker = bases.Maker(plain, client, site.blobs, site.unpack, env, output, step.progress)
-        work.assembly.base(work.plan.base_wanted, lambda container: maker.make(base, container), step)
+
+        def make(container: str) -> None:
+            maker.make(lockuse.with_archives(work.context, work.plan.lock, base, work.workspace), container)
+
+        work.assembly.base(work.plan.base_wanted, make, step)
 
 
 def run_layers(work: Build) -> tuple[LayerRecord, ...]:
@@ -203,6 +185,7 @@ def run_layers(work: Build) -> tuple[LayerRecord, ...]:
         work.logs,
         work.keep,
         work.assembly.bottom,
+        work.assembly.space,
     )
     return tuple(run_layer(work, runner, item) for item in work.plan.layers)
 
@@ -226,20 +209,33 @@ def run_layer(work: Build, runner: layerrun.Runner, item: PlannedLayer) -> Layer
     return LayerRecord(item.layer.kind, item.title, seconds, key, made, before is not None, found)
 
 
-def finish_image(work: Build) -> Contents:
+def finish_image(work: Build) -> tuple[Contents, list[Finding]]:
+    """Make the tree what the image is to hold; returns that, and what in it tells of the build's place."""
+    context, plan = work.context, work.plan
     with work.step("finish", "finish"):
         work.assembly.complete()
-        runtime = work.assembly.runtime
-        rootfs = runtime.rootfs(CONTAINER)
-        finish.finish(work.plan, rootfs, work.workspace.state)
-        contents = provenance.look(rootfs)
-        problems = contents.inventory.problems
-        if problems:
-            more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
-            work.context.ui.warn(f"{problems[0]}{more}: it is not among the packages on record")
-        came, tools = work.invocation, work.invocation.tools(title(runtime))
-        provenance.write(rootfs, work.plan, contents.inventory, tools, came.commit, came.lock)
-        return contents
+        rootfs = work.assembly.runtime.rootfs(CONTAINER)
+        finish.finish(plan, rootfs, work.workspace.state)
+        with files.Log(work.logs / "90-finish.log") as log:
+            for line in scrub.scrub(rootfs, plan.base.epoch, work.assembly.baseline):
+                log.write(f"{line}\n")
+        own = (context.root, context.site.cache, context.site.work)
+        builder = audit.builder(context.environ)
+        wanted = sitetraces.traces(context.site, plan.manifest.mounts, own, builder)
+        found = sitetraces.find(work.assembly.changed, wanted, context.host_env())
+        # After that: the manifest, which is put there, may name its mounts.
+        return write_provenance(work, rootfs), found
+
+
+def write_provenance(work: Build, rootfs: Path) -> Contents:
+    contents = provenance.look(rootfs)
+    problems = contents.inventory.problems
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
+        work.context.ui.warn(f"{problems[0]}{more}: it is not among the packages on record")
+    came, tools = work.invocation, work.invocation.tools(title(work.assembly.runtime))
+    provenance.write(rootfs, work.plan, contents.inventory, tools, came.commit, came.lock)
+    return contents
 
 
 def title(runtime: Runtime) -> str:
@@ -256,6 +252,31 @@ def export(work: Build) -> Path:
     # Its space is wanted for the container that is tested.
     work.assembly.release()
     return target
+
+
+def audit_image(work: Build, exported: Path, traces: list[Finding]) -> tuple[Finding, ...]:
+    """What the exported file holds that a person should know of; raises `AuditError` for what it must not."""
+    context, manifest, tree = work.context, work.plan.manifest, work.assembly
+    with work.step("audit", "audit") as step:
+        against = audit.Audit(
+            base=tree.baseline,
+            names=audit.left_names(work.workspace.state / "identity"),
+            builder=audit.builder(context.environ),
+            origins=Origins(
+                context.manifests / f"{manifest.name}.yaml",
+                [item.title for item in work.plan.layers],
+                tree.trees,
+            ),
+            allow_setuid=frozenset(manifest.allow_setuid),
+        )
+        findings = against.findings(exported, work.workspace.path, context.host_env(), traces)
+        if work.keep and audit.errors(findings):
+            layerrun.keep(context.site.work, work.workspace, manifest.name, len(work.plan.layers))
+        audit.check(manifest.name, findings)
+        step.outcome = f"{len(findings)} to look at" if findings else "nothing found"
+    for each in findings:
+        context.ui.warn(f"{each.path}: {each.cause}" + (f" (left by {each.place})" if each.place else ""))
+    return findings
 
 
 def run_smoke(work: Build, exported: Path, runtime: Runtime) -> tuple[SmokeResult, ...]:
@@ -286,20 +307,18 @@ def describe(
     contents: Contents,
     exported: Path,
     results: tuple[SmokeResult, ...],
+    findings: tuple[Finding, ...],
     seconds: float,
 ) -> Record:
     """The record, but for what `publish` decides: the version and the file's name."""
     manifest, base, came = work.plan.manifest, work.plan.base, work.invocation
     tools = came.tools(title(work.assembly.runtime))
-    size = exported.stat().st_size
-    with work.step("sha256", "sha256") as step:
-        digest = files.sha256_file(exported, lambda done: step.progress(done, size))
     return Record(
         name=manifest.name,
         version="",
         file="",
-        digest=f"sha256:{digest}",
-        size=size,
+        digest=digest(work, exported),
+        size=exported.stat().st_size,
         base=base.base.text,
         base_digest=base.digest,
         platform_digest=base.platform_digest,
@@ -328,7 +347,14 @@ def describe(
         commit=came.commit,
         clean=came.clean,
         packages=tuple(replace(package, requires=()) for package in contents.inventory.packages),
+        findings=findings,
     )
+
+
+def digest(work: Build, exported: Path) -> str:
+    size = exported.stat().st_size
+    with work.step("sha256", "sha256") as step:
+        return "sha256:" + files.sha256_file(exported, lambda done: step.progress(done, size))
 
 
 def publish_image(work: Build, exported: Path, record: Record, sign: Sign | None) -> tuple[Record, str]:

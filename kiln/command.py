@@ -25,6 +25,7 @@ HELP = {
     "images": "the images folder, in place of the site's",
     "runtime": "enroot or embedded (default: enroot where it is installed)",
     "no_cache": "run every layer anew, whatever there is of an earlier build",
+    "locked": "demand a lock: fail where there is none",
     "from": "run this layer (its number in 'plan') and those after it anew",
     "json": "JSON lines in place of text",
 }

@@ -73,7 +73,7 @@ class Context:
 
     @property
     def redact(self) -> Redactor:
-        return Redactor(self.site.secrets())
+        return Redactor.of(self.site.secrets())
 
     @property
     def uv(self) -> Path:
@@ -99,13 +99,6 @@ class Context:
             notify=self.ui.warn,
         )
 
-    @cached_property
-    def transport(self) -> Transport:
-        """Requests to web servers, by the site's proxies and certificates."""
-        from kiln.registry.transport import Transport
-
-        return Transport(self._network, self.ui.warn)
-
     @property
     def _config_home(self) -> str:
         return self.environ.get("XDG_CONFIG_HOME") or str(Path(self.environ.get("HOME", "/")) / ".config")
@@ -124,6 +117,13 @@ class Context:
             if value
         }
         return Network(proxies, self.site.ca_bundle, f"kiln/{__version__}")
+
+    @cached_property
+    def transport(self) -> Transport:
+        """Requests to indexes and mirrors of packages."""
+        from kiln.registry.transport import Transport
+
+        return Transport(self._network, self.ui.warn)
 
     def load(self, name: str) -> Manifest:
         """The manifest of an image. Raises `UsageError` for an unknown name, `ManifestError` for mistakes."""

@@ -10,12 +10,13 @@ import contextlib
 import email.utils
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kiln import files
 from kiln.errors import BaseError
+from kiln.layercommand import SCRIPTS
 from kiln.runtime.contract import Output
 from kiln.runtime.sandbox import SCRATCH, as_root
 
@@ -36,7 +37,10 @@ Fetch = Callable[[str], "bytes | None"]
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite as its mirror has it now. `sources` are lines of sources.list; `epoch` Unix seconds."""
+    """A suite as its mirror has it now. `sources` are lines of sources.list; `epoch` Unix seconds.
+
+    `archives` is a folder with all packages of its tree, where these are locked: then no mirror is asked.
+    """
 
     name: str
     mirror: str
@@ -45,6 +49,24 @@ class Suite:
     sources: tuple[str, ...]
     digest: str
     epoch: int
+    archives: Path | None = None
+
+    @property
+    def public_sources(self) -> tuple[str, ...]:
+        """Its sources at the public mirror, whatever mirror the site has."""
+        return tuple(line.replace(self.mirror, self.public) for line in self.sources)
+
+
+def pinned(
+    name: str, public_sources: Sequence[str], digest: str, epoch: int, mirrors: Mapping[str, str]
+) -> Suite:
+    """A suite as it was found before; asks nobody. Raises `BaseError` for sources that aren't known."""
+    for distribution, public in PUBLIC.items():
+        mirror = mirrors.get(distribution, public).rstrip("/")
+        if public_sources and public_sources[0].split()[1:2] == [public]:
+            sources = tuple(line.replace(public, mirror) for line in public_sources)
+            return Suite(name, mirror, public, KEYRINGS[distribution], sources, digest, epoch)
+    raise BaseError(f"the suite '{name}' was locked on a mirror that this Kiln doesn't know", "lock it again")
 
 
 def find(name: str, mirrors: Mapping[str, str], fetch: Fetch) -> Suite:
@@ -103,7 +125,10 @@ def _date(release: bytes) -> int:
 def make(suite: Suite, tree: Path, env: Mapping[str, str], output: Output) -> None:
     """Make the suite's tree in the new folder `tree`. `env` reaches mmdebstrap and apt (proxies, CA)."""
     tree.mkdir(parents=True)
-    if not suite.keyring.exists():
+    tree.chmod(0o755)
+    if suite.archives:
+        index(suite, suite.archives, env, output)
+    elif not suite.keyring.exists():
         raise BaseError(
             f"{suite.keyring} is missing: the mirror's signatures can't be checked",
             "on Ubuntu: apt-get install ubuntu-keyring; elsewhere copy that file from an Ubuntu machine",
@@ -121,7 +146,7 @@ def make(suite: Suite, tree: Path, env: Mapping[str, str], output: Output) -> No
         "--include=ca-certificates",
         suite.name,
         str(tree),
-        *suite.sources,
+        *((f"deb [trusted=yes] copy:{suite.archives} ./",) if suite.archives else suite.sources),
     ]
     # mmdebstrap writes SOURCE_DATE_EPOCH into what it makes.
     inside = {**env, "SOURCE_DATE_EPOCH": str(suite.epoch), "TMPDIR": SCRATCH}
@@ -132,7 +157,23 @@ def make(suite: Suite, tree: Path, env: Mapping[str, str], output: Output) -> No
             f"mmdebstrap failed: {result.outcome()}", "look at the mirror and the proxy", result.tail(15)
         )
     _forget_this_run(tree)
+    if suite.archives:
+        # As mmdebstrap writes them.
+        lines = "\n".join(f"{line}\n" for line in suite.sources)
+        files.write_atomic(files.inside(tree, "/etc/apt/sources.list"), lines.encode())
     canonical_sources(suite, tree)
+
+
+def index(suite: Suite, archives: Path, env: Mapping[str, str], output: Output) -> None:
+    """Make a folder of archives a mirror that apt reads, with what mmdebstrap asks of a suite."""
+    argv = ["sh", str(SCRIPTS / "repository.sh"), str(archives), suite.name]
+    what = f"make a mirror of the locked packages of {suite.name}"
+    inside = {**env, "TMPDIR": SCRATCH}
+    result = as_root(
+        argv, what=what, writable=[archives], env=inside, timeout=TIME_LIMIT_SECONDS, output=output
+    )
+    if result.returncode != 0:
+        raise BaseError(f"{what}: {result.outcome()}", "look at the cache's disk", result.tail(15))
 
 
 def _forget_this_run(tree: Path) -> None:

@@ -31,7 +31,7 @@ from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from kiln.errors import ManifestError
 from kiln.problems import Problem, Span, did_you_mean, near, quote, render, shown
-from kiln.yamltree import Items, Plain, Table, Text, parse, read
+from kiln.yamltree import SIZE_LIMIT, Items, Plain, Table, Text, parse, read
 
 M = TypeVar("M", bound="Model")
 R = TypeVar("R", bound="Reading")
@@ -167,14 +167,16 @@ Switch = Annotated[bool, BeforeValidator(_true_or_false)]
 # --- reading -----------------------------------------------------------------------------------
 
 
-def load(path: Path, model: type[M], seen: Reading | None = None, hint: str = "") -> M:
-    """Read a YAML file into a model.
+def load(
+    path: Path, model: type[M], seen: Reading | None = None, hint: str = "", limit: int = SIZE_LIMIT
+) -> M:
+    """Read a YAML file of at most `limit` bytes into a model.
 
     Raises one ManifestError with all the file's mistakes in its details, rendered with their lines;
     `hint` says where the reader finds what is right.
     """
     seen = seen or Reading()
-    seen.text = read(path)
+    seen.text = read(path, limit)
     tree = parse(seen.text)
     result = None if tree.value is None else _validate(tree.value, model, seen)
     formal = {problem.span for problem in tree.problems}

@@ -99,6 +99,18 @@ class GuardError(KilnError):
     meaning = "a layer would change a package that its base protects"
 
 
+class LockError(KilnError):
+    id = "lock"
+    exit_code = 14
+    meaning = "a lock is missing, changed by hand or out of date, or what it names is gone or has other bytes"
+
+
+class AuditError(KilnError):
+    id = "audit"
+    exit_code = 15
+    meaning = "the finished image, or what a layer left, holds what doesn't belong into an image"
+
+
 class VerifyError(KilnError):
     id = "verify"
     exit_code = 16

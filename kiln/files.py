@@ -235,6 +235,15 @@ def _acquire(descriptor: int, path: Path, wait: float, on_wait: Callable[[str], 
         select.select([], [], [], POLL_SECONDS)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder of an image, and those above it that are missing: 0755, whatever the caller's umask."""
+    missing = [place for place in (path, *path.parents) if not place.is_dir()]
+    with translated(path):
+        for place in reversed(missing):
+            place.mkdir()
+            place.chmod(0o755)
+
+
 def free_bytes(path: Path) -> int:
     """Bytes that the caller may still write at `path` or, where it isn't made yet, at its nearest parent."""
     # A folder that may not be looked into isn't told from a missing one.
@@ -242,6 +251,20 @@ def free_bytes(path: Path) -> int:
         path = path.parent
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize
+
+
+@contextlib.contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """A folder that its owner may write to for the moment."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & 0o300 == 0o300:
+        yield
+        return
+    folder.chmod(mode | 0o700)
+    try:
+        yield
+    finally:
+        folder.chmod(mode)
 
 
 def remove_tree(path: Path) -> None:

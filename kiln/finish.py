@@ -42,8 +42,10 @@ def declare(plan: Plan, rootfs: Path) -> None:
     """Environment, entrypoint and mounts, over what the base says of each."""
     manifest = plan.manifest
     if plan.base.resolved:
-        # The tree may have been made for another image, whose base has another name.
-        imageformat.restate_origin(rootfs, plan.base.resolved.uri)
+        # The tree may have been made for another image, whose base has another name. Where a folder or
+        # archive lies on this machine is nobody's business: what the manifest says of it is enough.
+        origin = plan.base.base.text if plan.base.local else plan.base.resolved.uri
+        imageformat.restate_origin(rootfs, origin)
     before = (files.read_inside(rootfs, "/etc/environment") or b"").decode("utf-8", "surrogateescape")
     if manifest.env:
         text = imageedit.with_variables(
@@ -63,7 +65,7 @@ def declare(plan: Plan, rootfs: Path) -> None:
             )
         _write(rootfs, "/etc/rc", changed)
     if manifest.workdir:
-        files.inside(rootfs, manifest.workdir, follow_last=True).mkdir(parents=True, exist_ok=True)
+        files.make_folder(files.inside(rootfs, manifest.workdir, follow_last=True))
 
 
 def sweep(plan: Plan, rootfs: Path) -> None:

@@ -168,6 +168,5 @@ def _lines(texts: list[str]) -> str:
 def _folder(rootfs: Path, path: str) -> Path:
     """A folder in the tree, made if missing."""
     here = rootfs.joinpath(*files.resolve_inside(rootfs, path).parts[1:])
-    with files.translated(here):
-        here.mkdir(mode=0o755, parents=True, exist_ok=True)
+    files.make_folder(here)
     return here

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from kiln import __version__, checkout, hardware
+from kiln import __version__, checkout, hardware, lockfile
 from kiln.context import Context
 from kiln.hardware import Hardware
 from kiln.provenance import Tools
@@ -52,7 +52,7 @@ def take(context: Context, name: str) -> Invocation:
     return Invocation(
         commit=state.commit,
         clean=state.clean,
-        lock=read(lock) if lock.is_file() else "",
+        lock=read(lock, lockfile.SIZE_LIMIT) if lock.is_file() else "",
         squashfs_tools=_squashfs_tools(context),
         host=os.uname().nodename,
         job=next((context.environ[name] for name in JOB_VARIABLES if name in context.environ), ""),

@@ -30,16 +30,16 @@ class LayerCommand:
 def command(layer: Layer, folder: Path, uv: Path) -> LayerCommand:
     """The command of one layer; `folder` is the manifest's, `uv` the host's static binary."""
     if isinstance(layer, AptLayer):
-        return LayerCommand(_script("apt", _flag(layer.upgrade), _flag(layer.recommends), *layer.packages))
+        return LayerCommand(script("apt", flag(layer.upgrade), flag(layer.recommends), *layer.packages))
     if isinstance(layer, PipLayer):
         mounts, arguments = _python_arguments(layer, folder)
         return LayerCommand(
-            _script("pip", _flag(layer.upgrade_pip), *arguments), mounts, _indexes(layer, "PIP_")
+            script("pip", flag(layer.upgrade_pip), *arguments), mounts, indexes(layer, "PIP_")
         )
     if isinstance(layer, UvLayer):
         mounts, arguments = _python_arguments(layer, folder)
-        argv = _script("uv", layer.venv or "", _flag(layer.system_site_packages), layer.python, *arguments)
-        return LayerCommand(argv, (*mounts, Mount(source=uv, target=UV_INSIDE)), _indexes(layer, "UV_"))
+        argv = script("uv", layer.venv or "", flag(layer.system_site_packages), layer.python, *arguments)
+        return LayerCommand(argv, (*mounts, Mount(source=uv, target=UV_INSIDE)), indexes(layer, "UV_"))
     if isinstance(layer, CopyLayer):
         return _copy(layer, folder)
     return _run(layer, folder)
@@ -49,11 +49,11 @@ def scripts_mount() -> Mount:
     return Mount(source=SCRIPTS, target=f"{INSIDE}/scripts")
 
 
-def _script(name: str, *arguments: str) -> tuple[str, ...]:
+def script(name: str, *arguments: str) -> tuple[str, ...]:
     return ("/bin/sh", f"{INSIDE}/scripts/{name}.sh", *arguments)
 
 
-def _flag(value: bool) -> str:
+def flag(value: bool) -> str:
     return "true" if value else "false"
 
 
@@ -68,7 +68,7 @@ def _python_arguments(layer: PipLayer | UvLayer, folder: Path) -> tuple[tuple[Mo
     return tuple(mounts), arguments
 
 
-def _indexes(layer: PipLayer | UvLayer, prefix: str) -> dict[str, str]:
+def indexes(layer: PipLayer | UvLayer, prefix: str) -> dict[str, str]:
     """A layer's own indexes, as variables: a site's could hold a password, which no argument may."""
     main, extra = ("INDEX_URL", "EXTRA_INDEX_URL") if prefix == "PIP_" else ("DEFAULT_INDEX", "INDEX")
     values = {prefix + main: layer.index_url or "", prefix + extra: " ".join(layer.extra_index_urls)}
@@ -81,7 +81,7 @@ def _copy(layer: CopyLayer, folder: Path) -> LayerCommand:
         inside = f"{LAYER}/{number}/{Path(item.source).name}"
         mounts.append(Mount(source=folder / item.source, target=inside))
         arguments += [inside, item.target, item.mode or ""]
-    return LayerCommand(_script("copy", *arguments), tuple(mounts))
+    return LayerCommand(script("copy", *arguments), tuple(mounts))
 
 
 def _run(layer: RunLayer, folder: Path) -> LayerCommand:

@@ -15,20 +15,38 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from kiln import debootstrap, files, imageedit, imageformat, inventory, layercommand, packagecache, workspace
+from kiln import (
+    debootstrap,
+    files,
+    imageedit,
+    imageformat,
+    inventory,
+    layercommand,
+    layersecrets,
+    lockedcommand,
+    lockedfiles,
+    masking,
+    origin,
+    packagecache,
+    search,
+    workspace,
+)
 from kiln import guard as guards
 from kiln.constraints import Handed
 from kiln.context import Context
-from kiln.errors import KilnError, LayerError, RuntimeFailure, SpaceError
+from kiln.errors import AuditError, KilnError, LayerError, RuntimeFailure, SpaceError
 from kiln.guard import Guard
 from kiln.inventory import Inventory
 from kiln.layercommand import INSIDE, LAYER, STATE, TEMPORARY, LayerCommand
+from kiln.layersecrets import Lent
 from kiln.manifest import Mount, RunLayer
 from kiln.plan import Plan, PlannedLayer
 from kiln.record import PackageChange
-from kiln.run import Result, TimeLimit
+from kiln.run import Result, TimeLimit, host_environment
 from kiln.runtime.contract import Command, Output, Runtime
 from kiln.runtime.environment import DEFAULT_PATH
+from kiln.runtime.namespace import HOST, Space
+from kiln.search import Changed
 from kiln.ui import Step
 from kiln.watch import Watch
 from kiln.workspace import Workspace
@@ -58,6 +76,7 @@ class Runner:
     logs: Path
     keep: bool
     bottom: Path
+    space: Space = HOST
     stocks: dict[int, Inventory] = field(default_factory=dict)
 
     @cached_property
@@ -70,24 +89,30 @@ class Runner:
 
         Raises `LayerError`, `GuardError`, `RuntimeFailure` or `SpaceError` when it can't be made.
         """
-        made = layercommand.command(item.layer, self.context.manifests, self.context.uv)
+        made = self._made(item)
         log_path = self.log(item)
         for mark in ("started", "finished"):
             (self.workspace.state / mark).unlink(missing_ok=True)
         watched = self._watch(item)
         handed = watched.hand(self._variables(made), self.workspace.scripts)
-        with files.Log(log_path) as log, self._sources():
+        with (
+            files.Log(log_path) as log,
+            self._sources(),
+            layersecrets.lent(item.layer, self.context.environ, self.workspace) as lent,
+        ):
+            redact = self.context.redact.and_of(lent.values.values())
             try:
                 result = self.runtime.start(
                     self.container,
-                    self._command(item, made, handed),
-                    Output(log, step.line, self.context.redact),
+                    self._command(item, made, handed, lent),
+                    Output(log, step.line, redact),
                 )
             except TimeLimit as error:
                 result = error.result
         try:
             if result.returncode != 0 or result.timed_out:
                 raise watched.refusal(handed, result, log_path) or self._failure(item, made, result, log_path)
+            self._refuse_secrets(item, lent.values)
             self.stocks[item.number] = inventory.take(watched.tree)
             changes = watched.changes(self.stocks[item.number], log_path)
         except KilnError:
@@ -106,6 +131,40 @@ class Runner:
         before = self.guard.base if item.number == 1 else self.stocks.get(item.number - 1)
         return Watch(self.guard, self.plan.manifest, item, tree, before or inventory.take(tree))
 
+    def _refuse_secrets(self, item: PlannedLayer, values: Mapping[str, str]) -> None:
+        """Raise `AuditError` where the layer left one of its secrets: before anything else has its files."""
+        upper = self.workspace.upper
+        changed = (
+            Changed((upper,), None, self.space)
+            if upper.is_dir()
+            else Changed((self.runtime.rootfs(self.container),), self.workspace.state / "started", self.space)
+        )
+        names = {form: name for name, value in values.items() for form in masking.traces(value)}
+        found = changed.holding(names.keys(), host_environment(self.context.environ), settings=False)
+        if not found:
+            return
+        place = origin.layer(
+            self.context.manifests / f"{self.plan.manifest.name}.yaml", item.number, item.title
+        )
+        inside = [(f"/{path.relative_to(changed.folders[0])}", search.which(path, names)) for path in found]
+        raise AuditError(
+            f"{place}, leaves a secret in the image; nothing of this layer was kept",
+            "don't write it to a file that stays: while the layer runs, it is in /run/kiln/secrets",
+            [
+                f"error    {path}: holds {f'the secret {name}' if name else 'a secret'}"
+                for path, name in inside
+            ],
+        )
+
+    def _made(self, item: PlannedLayer) -> LayerCommand:
+        if item.locked is None or self.plan.lock is None:
+            return layercommand.command(item.layer, self.context.manifests, self.context.uv)
+        place = self.workspace.path / "locked" / str(item.number)
+        files.remove_tree(place)
+        found = lockedfiles.opened(self.plan.lock, self.context.site, self.context.transport)
+        lockedcommand.lay_out(found, item.layer.kind, item.locked, place)
+        return lockedcommand.command(item.layer, place, self.context.uv)
+
     def _sources(self) -> contextlib.AbstractContextManager[None]:
         suite = self.plan.base.suite
         tree = self.runtime.rootfs(self.container)
@@ -117,11 +176,9 @@ class Runner:
     def _variables(self, made: LayerCommand) -> dict[str, str]:
         """All that the layer sees, but for what holds it to the base's packages."""
         tree = self.runtime.rootfs(self.container)
-        text = (files.read_inside(tree, "/etc/environment") or b"").decode("utf-8", "surrogateescape")
-        own = build_environment(self.context, self.plan, self.workspace, tree)
-        return {"PATH": DEFAULT_PATH, **imageformat.parse_environment(text), **own, **made.env}
+        return variables(self.context, self.plan, self.workspace, tree, made)
 
-    def _command(self, item: PlannedLayer, made: LayerCommand, handed: Handed) -> Command:
+    def _command(self, item: PlannedLayer, made: LayerCommand, handed: Handed, lent: Lent) -> Command:
         return Command(
             argv=("/bin/sh", f"{INSIDE}/scripts/layer.sh", *made.argv),
             what=f"run layer {item.number}",
@@ -131,11 +188,13 @@ class Runner:
                 ),
                 **made.env,
                 **handed.env,
+                **lent.env,
             },
             mounts=(
                 *build_mounts(self.context, self.plan, self.workspace),
                 *made.mounts,
                 *handed.mounts,
+                *lent.mounts,
                 *self._package_cache(item),
                 *self._script(item),
             ),
@@ -144,7 +203,7 @@ class Runner:
 
     def _package_cache(self, item: PlannedLayer) -> tuple[Mount, ...]:
         """The cache of the layer's kind, where it has one."""
-        if item.layer.kind not in packagecache.KINDS:
+        if item.layer.kind not in packagecache.KINDS or item.locked is not None:
             return ()
         found = self._package_caches.get(item.layer.kind)
         return (found,) if found else ()
@@ -208,6 +267,15 @@ def build_environment(context: Context, plan: Plan, private: Workspace, rootfs: 
         "SOURCE_DATE_EPOCH": str(plan.base.epoch),
         workspace.MARK: private.id,
     }
+
+
+def variables(
+    context: Context, plan: Plan, private: Workspace, tree: Path, made: LayerCommand
+) -> dict[str, str]:
+    """All that a layer's command sees, but for what holds it to the base's packages."""
+    text = (files.read_inside(tree, "/etc/environment") or b"").decode("utf-8", "surrogateescape")
+    own = build_environment(context, plan, private, tree)
+    return {"PATH": DEFAULT_PATH, **imageformat.parse_environment(text), **own, **made.env}
 
 
 def build_mounts(context: Context, plan: Plan, private: Workspace) -> tuple[Mount, ...]:

@@ -237,6 +237,11 @@ class Manifest(Model):
     )
     smoke: tuple[Smoke, ...] = Field(default=(), description="How the finished image is tested, in order.")
 
+    allow_setuid: tuple[ImagePath, ...] = Field(
+        default=(),
+        description="Files with a setuid or setgid bit that layers may add; any other stops the build.",
+    )
+
     _folder: Path = PrivateAttr(default=Path())
     _text: str = PrivateAttr(default="")
 

@@ -4,6 +4,7 @@
       apt/<sha256>.deb          put there by rename; checked against its name before each use
       pip/http, pip/http-v2     what pip downloaded, in its own format
       uv/archive-v0, wheels-v8  the wheels that uv downloaded, in its own format
+      files/sha256/<sha256>     what locks name: see kiln.lockedfiles; mounted into no layer
 
 Each user has their own: what one user's layers wrote is never installed by another's. A layer sees the
 cache of its own kind alone. Owns making these folders and what of them is old; the scripts of the layers
@@ -24,6 +25,7 @@ from kiln.layercommand import INSIDE
 from kiln.manifest import Mount
 
 KINDS = ("apt", "pip", "uv")
+FILES = "files"
 
 
 def own(packages: Path) -> Path:
@@ -57,7 +59,8 @@ def unused(folder: Path, before: float) -> Iterator[Path]:
     Files and folders, none of which lies in another. Of uv's only all, or what ended layers left: its parts
     lead to each other.
     """
-    yield from (path for path in _children(folder / "apt") if _last_use(path) < before)
+    for each in (folder / "apt", folder / FILES / "sha256"):
+        yield from (path for path in _children(each) if _last_use(path) < before)
     pairs: dict[Path, list[Path]] = {}
     for path in _files(folder / "pip"):
         # pip keeps an answer's head and body apart: one without the other is of no use.

@@ -17,6 +17,7 @@ from kiln.driver import Verdict
 from kiln.layers import key as keys
 from kiln.layers.key import Key
 from kiln.layers.store import LayerStore, Lookup, Wanted
+from kiln.locked import Lock, Locked
 from kiln.manifest import Layer, Manifest
 from kiln.runtime.namespace import MOST_LOWER
 from kiln.store import Entry as Published
@@ -49,7 +50,7 @@ class Setting:
 
     `store` is None where layers can't be kept, for the reason `uncached`. `published` are the versions that
     the channels lead to, the best first; `gpu` says whether this node has one. `unpacker` names what makes
-    the base's tree. `stale_after` is seconds, None for never.
+    the base's tree. `stale_after` is seconds, None for never. `lock` is the lock in force, which fits.
     """
 
     manifests: Path
@@ -68,16 +69,21 @@ class Setting:
     stale_after: float | None = None
     gpu: bool = False
     anew: Anew | None = None
+    lock: Lock | None = None
 
 
 @dataclass(frozen=True)
 class PlannedLayer:
-    """One layer, what there is of it, and why it is run where it must be. `number` counts from 1."""
+    """One layer, what there is of it, and why it is run where it must be. `number` counts from 1.
+
+    `locked` are the packages that it installs, None where the versions of that day are.
+    """
 
     number: int
     layer: Layer
     wanted: Wanted
     lookup: Lookup
+    locked: tuple[Locked, ...] | None = None
 
     @property
     def title(self) -> str:
@@ -116,6 +122,7 @@ class Plan:
     target: Path
     runtime: str
     needs: tuple[Need, ...]
+    lock: Lock | None = None
     driver: Verdict | None = None
 
     @property
@@ -131,6 +138,7 @@ class Plan:
             "target": str(self.target),
             "runtime": self.runtime,
             "key": self.key.digest,
+            "lock": str(self.lock.path) if self.lock else None,
             "up_to_date": self.published.version if self.published else None,
             "layer_cache": self.uncached or "on",
             "driver": vars(self.driver) if self.driver else None,
@@ -168,7 +176,13 @@ def make(manifest: Manifest, base: Found, setting: Setting) -> Plan:
     wanted = [_base(base, setting), *_layers(manifest, base, setting)]
     lookups = list(_lookups(manifest.name, wanted, setting))
     layers = tuple(
-        PlannedLayer(number, layer, wanted[number], lookups[number])
+        PlannedLayer(
+            number,
+            layer,
+            wanted[number],
+            lookups[number],
+            setting.lock.of(number) if setting.lock else None,
+        )
         for number, layer in enumerate(manifest.layers, 1)
     )
     version = next_version(list(setting.versions), base.label)
@@ -186,6 +200,7 @@ def make(manifest: Manifest, base: Found, setting: Setting) -> Plan:
         setting.folder / f"{manifest.name}-{version}.sqsh",
         setting.runtime,
         _needs(layers, base, lookups[0], setting),
+        setting.lock,
     )
 
 
@@ -196,11 +211,12 @@ def _base(base: Found, setting: Setting) -> Wanted:
 def _layers(manifest: Manifest, base: Found, setting: Setting) -> Iterator[Wanted]:
     parent = _base(base, setting).key.digest
     for number, layer in enumerate(manifest.layers, 1):
+        locked = setting.lock.inputs_of(number) if setting.lock else None
         key = keys.of_layer(
-            layer, parent, manifest.env, manifest.guard, setting.manifests, setting.architecture
+            layer, parent, manifest.env, manifest.guard, setting.manifests, setting.architecture, locked
         )
         forced = setting.anew.option if setting.anew and number >= setting.anew.start else ""
-        yield Wanted("layer", key, layer.title, keys.pinned(layer), forced)
+        yield Wanted("layer", key, layer.title, locked is not None or keys.pinned(layer), forced)
         parent = key.digest
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kiln import bases, doctor, publish, signature
+from kiln import bases, doctor, layersecrets, publish, signature
 from kiln.check import MISSING, OK, Check
 from kiln.companions import Sign
 from kiln.context import Context
@@ -18,7 +18,17 @@ from kiln.ui import size_text
 
 
 def check(context: Context, plan: Plan) -> None:
-    """Raise `EnvironmentMissing`, `StoreError` or `SpaceError` for a plan that can't work here."""
+    """Raise `EnvironmentMissing`, `StoreError`, `SpaceError` or, for a secret, `UsageError` for a plan
+    that can't work here.
+    """
+    check_tools(context, plan)
+    layersecrets.check(plan.layers, context.environ)
+    publish.check_writable(context.store, plan.manifest.name)
+    _check_space(plan)
+
+
+def check_tools(context: Context, plan: Plan) -> None:
+    """Raise `EnvironmentMissing` where layers can't run here."""
     missing = [item for item in _checks(context, plan) if item.state == MISSING]
     if missing:
         raise EnvironmentMissing(
@@ -29,8 +39,6 @@ def check(context: Context, plan: Plan) -> None:
                 for item in missing
             ],
         )
-    publish.check_writable(context.store, plan.manifest.name)
-    _check_space(plan)
 
 
 def signing(context: Context) -> Sign | None:

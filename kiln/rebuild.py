@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from kiln import build as building
-from kiln import checkout, files, invocation, manifest, owners, provenance, treediff, workspace
+from kiln import checkout, files, invocation, lockfile, manifest, owners, provenance, treediff, workspace
 from kiln.context import Context
 from kiln.errors import KilnError, VerifyError
+from kiln.order import Options
 from kiln.record import Record
 from kiln.run import run
 from kiln.store import Entry
@@ -48,7 +49,7 @@ def rebuild(context: Context, entry: Entry, record: Record) -> Rebuilt:
         root = _root(context, entry, record, private)
         again = dataclasses.replace(context, root=root, target=private.path / "images")
         runtime = record.runtime.partition(" ")[0]
-        options = building.Options(runtime=runtime, no_cache=True, trial=True)
+        options = Options(runtime=runtime, no_cache=True, trial=True)
         _same_base(record, building.plan(again, entry.name, options).base.digest)
         made = building.build(again, entry.name, options)
         _tell_tools(context, record, made.record)
@@ -111,7 +112,7 @@ def _as_it_is(context: Context, record: Record, now: checkout.State) -> bool:
     lock = context.manifests / f"{record.name}.lock"
     try:
         text = read(manifest.find(context.manifests, record.name))
-        locked = read(lock) if lock.is_file() else ""
+        locked = read(lock, lockfile.SIZE_LIMIT) if lock.is_file() else ""
     except KilnError:
         return False
     return (invocation.digest(text), invocation.digest(locked)) == (record.manifest, record.lock)

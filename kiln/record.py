@@ -19,6 +19,7 @@ from kiln.inventory import Package
 FORMAT = 1
 # Where the packages begin in a record's text; nothing comes after them.
 PACKAGES = b',\n  "packages": ['
+ERROR, WARNING = "error", "warning"
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,20 @@ class SmokeResult:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """Something that the audit found in an image: `severity` is error or warning.
+
+    `remedy` says what to change, `place` which layer left it, with its line of the manifest, where known.
+    """
+
+    severity: str
+    path: str
+    cause: str
+    remedy: str = ""
+    place: str = ""
+
+
+@dataclass(frozen=True)
 class Record:
     """What is known of one image. Times are ISO 8601 in UTC, sizes bytes, digests `sha256:<hex>`.
 
@@ -118,6 +133,7 @@ class Record:
     commit: str = ""
     clean: bool | None = None
     companions: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
     packages: tuple[Package, ...] = ()
     format: int = FORMAT
 
@@ -179,6 +195,7 @@ def parse(text: bytes, place: str) -> Record:
         )
         values["smoke"] = smoke_results(data.get("smoke", ()))
         values["packages"] = tuple(Package(**_known(Package, item)) for item in data.get("packages", ()))
+        values["findings"] = tuple(Finding(**_known(Finding, item)) for item in data.get("findings", ()))
         return Record(**values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         look = f"look at it: less {place}"
@@ -207,7 +224,7 @@ def _hardware(data: Mapping[str, Any] | None) -> Hardware | None:
 
 
 def _known(
-    model: type[Record | LayerRecord | SmokeResult | PackageChange | Hardware | Package],
+    model: type[Record | LayerRecord | SmokeResult | PackageChange | Hardware | Package | Finding],
     data: Mapping[str, Any],
 ) -> dict[str, Any]:
     names = {item.name for item in fields(model)}

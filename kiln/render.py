@@ -13,6 +13,7 @@ from kiln import startlines
 from kiln.check import MISSING, OK, Check
 from kiln.driver import NO_CUDA
 from kiln.inventory import APT, PYTHON
+from kiln.problems import shown
 from kiln.record import Record, SmokeResult
 from kiln.site import Site
 from kiln.store import CANDIDATE, Entry
@@ -21,10 +22,11 @@ from kiln.verify import BAD, GOOD, UNKNOWN, Finding
 
 # A command that shows nothing of these needn't wait for them to be read.
 if TYPE_CHECKING:
-    from kiln.build import Outcome
     from kiln.driver import Verdict
     from kiln.garbage import Collected
     from kiln.layers.store import Lookup
+    from kiln.locked import Lock
+    from kiln.order import Outcome
     from kiln.plan import Plan
     from kiln.rebuild import Rebuilt
 
@@ -71,6 +73,7 @@ def plan(console: Console, made: Plan) -> None:
             ),
             ("runtime", made.runtime),
             *_driver(made.driver),
+            ("lock", shown(made.lock.path) if made.lock else "none: packages are those of the day"),
             ("layers kept", f"no: {made.uncached}" if made.uncached else "yes"),
         ],
     )
@@ -138,6 +141,34 @@ def outcome(console: Console, done: Outcome, site: Site) -> None:
 
 def _steps(record: Record) -> str:
     return ", ".join(f"{name} {seconds:.0f}" for name, seconds in record.steps.items())
+
+
+def lock(console: Console, made: Lock, changed: Sequence[str] | None) -> None:
+    """What a lock holds, and what differs from the one before; without that, that it still holds."""
+    name, packages = made.name, made.packages
+    if changed is None:
+        console.print(
+            Text(f"{shown(made.path)} holds: its manifest, its base and all packages", style="green")
+        )
+        return
+    for line in changed:
+        console.print(Text(line), soft_wrap=True)
+    facts(
+        console,
+        [
+            ("lock", shown(made.path)),
+            ("base", f"{made.base.text}  {made.base.digest}"),
+            ("packages", f"{len(packages)}, {size_text(sum(each.size for each in packages))}"),
+            ("changed", f"{len(changed)} lines" if changed else "nothing"),
+        ],
+    )
+    console.print(Text(f"commit it; then: invoke fetch {name}, invoke build {name}"))
+
+
+def fetched(console: Console, made: Lock) -> None:
+    size = size_text(sum(each.size for each in made.packages))
+    console.print(Text(f"{made.name}: {len(made.packages)} packages ({size}) are here, and are as locked"))
+    console.print(Text(f"to build from them: invoke build {made.name} --locked"))
 
 
 def smoke(console: Console, results: Sequence[SmokeResult]) -> None:
@@ -216,6 +247,7 @@ def image(
             *_origin(record),
             *_driver(fit),
             *_beside(record, beside),
+            *((each.severity, f"{each.path}: {each.cause}") for each in record.findings),
         ],
     )
     smoke(console, record.smoke)

@@ -18,11 +18,12 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from kiln import masking
 from kiln.errors import EnvironmentMissing, RuntimeFailure
 
 HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -30,6 +31,7 @@ KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TERM", "XDG_RUNTIM
 GRACE_SECONDS = 5.0
 TAIL_LINES = 200
 LINE_LIMIT = 4096
+LONGEST_LINE = 1 << 14
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -82,6 +84,16 @@ class Redactor:
         for secret in self.secrets:
             text = text.replace(secret, "***")
         return text
+
+    @classmethod
+    def of(cls, values: Iterable[str]) -> Redactor:
+        """One for secrets in every form in which programs show them."""
+        return cls(masking.masks(values))
+
+    def and_of(self, values: Iterable[str]) -> Redactor:
+        """This one, with further secrets."""
+        found = {*self.secrets, *masking.masks(values)}
+        return Redactor(tuple(sorted(found, key=lambda form: (-len(form), form))))
 
 
 def host_environment(environ: Mapping[str, str], extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -343,7 +355,8 @@ class _Reader:
         *lines, rest = re.split(rb"\r?\n|\r", self._buffers[key.data] + data)
         for line in lines:
             self._line(key.data, line)
-        self._buffers[key.data] = rest[-LINE_LIMIT:]
+        # The end of a line that nobody ends is kept, but for what may be half of a secret.
+        self._buffers[key.data] = rest if len(rest) <= LONGEST_LINE else rest[-LINE_LIMIT:].partition(b" ")[2]
 
     def _line(self, name: str, raw: bytes) -> None:
         if not raw:

@@ -11,6 +11,7 @@ from kiln.build import TESTED
 from kiln.context import Context
 from kiln.errors import UsageError
 from kiln.layers.store import Made, Make, Wanted
+from kiln.order import Options
 from kiln.plan import Plan
 from kiln.runtime.contract import Command, Runtime
 from kiln.workspace import Workspace
@@ -42,7 +43,7 @@ def open_at(context: Context, image: str, layer: int, runtime: str, *, as_root: 
 
     Raises `UsageError` where that layer isn't in the store, or layers aren't kept on this machine.
     """
-    plan = building.plan(context, image, building.Options(runtime))
+    plan = building.plan(context, image, Options(runtime))
     if not 0 <= layer <= len(plan.layers):
         raise UsageError(f"{image} has no layer {layer}", f"it has {len(plan.layers)}; 0 is its base")
     if plan.uncached:
@@ -74,7 +75,7 @@ def _in_kept(
     context: Context, private: Workspace, image: str, layer: int, runtime: str, as_root: bool
 ) -> int:
     """The container that was tested, for an ordinary user; else the one in which the layers ran."""
-    plan = building.plan(context, image, building.Options(runtime))
+    plan = building.plan(context, image, Options(runtime))
     context.ui.warn(
         f"this is {image} at layer {layer}; nothing done here is published; 'invoke gc' removes it"
     )

@@ -15,6 +15,7 @@ from kiln.document import Mistake, Model, ShortForm, Switch, span_of, wanted
 from kiln.fields import ImagePath, PublicUrl, Seconds
 from kiln.packagenames import DebianPackage, PythonRequirement
 from kiln.problems import Span, quote
+from kiln.secretsource import OF_A_LAYER, Secrets
 from kiln.sourcefiles import SourceFile, SourcePath
 from kiln.yamltree import Plain, Table
 
@@ -61,6 +62,7 @@ class AptLayer(_Step):
     )
     upgrade: Switch = Field(default=False, description="First bring all of the base's packages up to date.")
     recommends: Switch = Field(default=False, description="Also install what the packages recommend.")
+    secrets: Secrets = Field(default={}, description=OF_A_LAYER)
     timeout: Timeout = DEFAULT_TIMEOUT
 
     @model_validator(mode="after")
@@ -102,6 +104,7 @@ class PipLayer(_PythonStep):
     kind = "pip"
 
     upgrade_pip: Switch = Field(default=False, description="First bring pip itself up to date.")
+    secrets: Secrets = Field(default={}, description=OF_A_LAYER)
     timeout: Timeout = DEFAULT_TIMEOUT
 
     @model_validator(mode="after")
@@ -130,6 +133,7 @@ class UvLayer(_PythonStep):
     python: str = Field(
         default="python3", description="The Python of a new environment: a command of the image."
     )
+    secrets: Secrets = Field(default={}, description=OF_A_LAYER)
     timeout: Timeout = DEFAULT_TIMEOUT
 
     @model_validator(mode="after")
@@ -197,6 +201,7 @@ class RunLayer(_Step):
 
     script: str | None = Field(default=None, description="The script's text.")
     file: SourceFile | None = Field(default=None, description="Or a file beside the manifest that has it.")
+    secrets: Secrets = Field(default={}, description=OF_A_LAYER)
     timeout: Timeout = DEFAULT_TIMEOUT
 
     @model_validator(mode="after")

@@ -36,11 +36,12 @@ def plan(
 ) -> None:
     """Print what a build would do, and why; changes nothing."""
     from kiln import build as building
+    from kiln.order import Options
 
     with opened(json, site, images) as context:
 
         def work(each: str) -> None:
-            made = building.plan(context, each, building.Options(runtime, False, no_cache, from_))
+            made = building.plan(context, each, Options(runtime, False, no_cache, from_))
             context.ui.result(made.to_data(), functools.partial(render.plan, made=made))
 
         for_each(context, name, work)
@@ -48,7 +49,7 @@ def plan(
 
 @task(
     help={
-        **options("name", "site", "images", "runtime", "no_cache", "from", "json"),
+        **options("name", "site", "images", "runtime", "no_cache", "from", "locked", "json"),
         "keep": "keep the workspace of a failed layer, for 'shell'",
     }
 )
@@ -61,16 +62,72 @@ def build(
     keep: bool = False,
     no_cache: bool = False,
     from_: int = 0,
+    locked: bool = False,
     json: bool = False,
 ) -> None:
     """Build, smoke-test and publish an image."""
     from kiln import build as building
+    from kiln.order import Options
 
     with opened(json, site, images) as context:
 
         def work(each: str) -> None:
-            done = building.build(context, each, building.Options(runtime, keep, no_cache, from_))
+            done = building.build(context, each, Options(runtime, keep, no_cache, from_, locked))
             context.ui.result(done.to_data(), functools.partial(render.outcome, done=done, site=context.site))
+
+        for_each(context, name, work)
+
+
+@task(
+    help={
+        **options("name", "site", "images", "runtime", "json"),
+        "check": "only say whether the lock still holds: with the manifest, the base, and at the indexes",
+        "update": "look anew for: base, apt, pip (uv too), or a package; several with commas",
+    }
+)
+def lock(
+    _: InvokeContext,
+    name: str,
+    site: str | None = None,
+    images: str | None = None,
+    runtime: str = "",
+    check: bool = False,
+    update: str = "",
+    json: bool = False,
+) -> None:
+    """Resolve an image's base and packages without building it, into manifests/NAME.lock."""
+    from kiln import lockcheck, locking
+
+    with opened(json, site, images) as context:
+        if check and update:
+            raise UsageError("--check changes nothing, and --update does", "give one of them")
+
+        def work(each: str) -> None:
+            changed: list[str] | None = None
+            if check:
+                made = lockcheck.check(context, each)
+            else:
+                made, changed = locking.lock(context, each, update.split(","), runtime)
+            context.ui.result(
+                made.to_data(changed), functools.partial(render.lock, made=made, changed=changed)
+            )
+
+        for_each(context, name, work)
+
+
+@task(help=options("name", "site", "images", "json"))
+def fetch(
+    _: InvokeContext, name: str, site: str | None = None, images: str | None = None, json: bool = False
+) -> None:
+    """Download everything that a lock names, and check it: a build then needs no index."""
+    from kiln import lockcheck, lockuse
+
+    with opened(json, site, images) as context:
+
+        def work(each: str) -> None:
+            made = lockcheck.load(context, each)
+            lockuse.fetch_all(context, context.load(each), made)
+            context.ui.result(made.to_data(None), functools.partial(render.fetched, made=made))
 
         for_each(context, name, work)
 
@@ -252,13 +309,14 @@ def gc(
 )
 def test(_: InvokeContext, only: str = "tests", match: str = "") -> None:
     """Run the test suite: lint, types, units, conformance, integration."""
-    argv = [sys.executable, "-m", "pytest", only, *(["-k", match] if match else [])]
+    workers = ["-n", "auto", "--dist", "worksteal"]
+    argv = [sys.executable, "-m", "pytest", *workers, only, *(["-k", match] if match else [])]
     os.chdir(find_root(os.environ))
     raise Exit(code=attach(argv, what="run the tests", env={**os.environ, **host_environment(os.environ)}))
 
 
 namespace = Collection()
-for _each in (plan, build, list_, show, diff, verify, doctor_, gc, test):
+for _each in (plan, lock, fetch, build, list_, show, diff, verify, doctor_, gc, test):
     namespace.add_task(_each)
 namespace.add_task(shell_, name="shell")
 for _each in storetasks.TASKS:

@@ -30,7 +30,8 @@ class PathDifference:
 def compare(one: Path, two: Path) -> list[PathDifference]:
     """All differences of two trees, sorted by path. What the caller may not read is compared by its size."""
     before, after = (dict(_walk(os.fsencode(tree), b"")) for tree in (one, two))
-    found = []
+    top = ", ".join(_status(one.stat(), two.stat()))
+    found = [PathDifference("/", top)] if top else []
     for name in sorted({*before, *after}):
         path = "/" + name.decode("utf-8", "replace")
         if name not in after:
@@ -56,9 +57,8 @@ def _walk(tree: bytes, below: bytes) -> Iterator[tuple[bytes, os.DirEntry[bytes]
 
 def _words(one: os.DirEntry[bytes], two: os.DirEntry[bytes]) -> Iterator[str]:
     before, after = one.stat(follow_symlinks=False), two.stat(follow_symlinks=False)
-    if before.st_mode != after.st_mode:
-        yield f"mode {stat.filemode(before.st_mode)} and {stat.filemode(after.st_mode)}"
     if stat.S_IFMT(before.st_mode) != stat.S_IFMT(after.st_mode):
+        yield f"mode {stat.filemode(before.st_mode)} and {stat.filemode(after.st_mode)}"
         return
     if stat.S_ISREG(before.st_mode):
         yield from _contents(one, two, before.st_size, after.st_size)
@@ -66,6 +66,12 @@ def _words(one: os.DirEntry[bytes], two: os.DirEntry[bytes]) -> Iterator[str]:
         targets = [os.readlink(each.path).decode("utf-8", "replace") for each in (one, two)]
         if targets[0] != targets[1]:
             yield " and ".join(f"leads to {target}" for target in targets)
+    yield from _status(before, after)
+
+
+def _status(before: os.stat_result, after: os.stat_result) -> Iterator[str]:
+    if before.st_mode != after.st_mode:
+        yield f"mode {stat.filemode(before.st_mode)} and {stat.filemode(after.st_mode)}"
     # A squashfs has whole seconds.
     if int(before.st_mtime) != int(after.st_mtime):
         yield f"time {_time(before.st_mtime)} and {_time(after.st_mtime)}"

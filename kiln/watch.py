@@ -43,7 +43,8 @@ class Watch:
         broken = self.guard.broken(self.item.layer, self.tree, self.before, after, self.manifest.folder)
         if broken:
             steps = ", ".join(dict.fromkeys(each.step for each in broken))
-            raise self._error(f"changes what its base protects: {steps}", broken, list(map(str, broken)), log)
+            does = "changes" if any(each.after != each.before for each in broken) else "doesn't go with"
+            raise self._error(f"{does} what its base protects: {steps}", broken, list(map(str, broken)), log)
         return self.guard.changes(self.before, after)
 
     def refusal(self, handed: Handed, result: Result, log: Path) -> GuardError | None:

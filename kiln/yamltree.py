@@ -91,17 +91,17 @@ class _Refused(Exception):
         self.problem = Problem(span, text, hint)
 
 
-def read(path: Path) -> str:
-    """Return a file's text; ManifestError when it isn't a readable, reasonable UTF-8 file."""
+def read(path: Path, limit: int = SIZE_LIMIT) -> str:
+    """Return a file's text; ManifestError when it isn't a readable UTF-8 file of at most `limit` bytes."""
     name = shown(path)
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
             raise ManifestError(f"{name} is {kind}, not a YAML file")
-        if status.st_size > SIZE_LIMIT:
+        if status.st_size > limit:
             raise ManifestError(
-                f"{name} has {status.st_size} bytes; the limit is {SIZE_LIMIT}",
+                f"{name} has {status.st_size} bytes; the limit is {limit}",
                 "put long scripts and lists of packages into files of their own beside it",
             )
         data = path.read_bytes()

@@ -70,9 +70,9 @@ def doomed(items: Iterable[Item], limits: Limits) -> list[Doomed]:
 
 
 def local_items(local: Local, held: frozenset[str]) -> Iterator[Item]:
-    """The entries of the local tier, but for those whose ids are in `held`."""
+    """The entries of the local tier that no build has mounted, but for those whose ids are in `held`."""
     for entry in local.entries():
-        if entry.id not in held:
+        if entry.id not in held and local.free(entry):
             remove = functools.partial(local.remove, entry, held)
             path = local.folder(entry.kind, entry.key)
             yield Item(entry.kind, entry.title, path, entry.size, local.last_used(entry), remove)

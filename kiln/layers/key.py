@@ -50,29 +50,44 @@ def of_layer(
     guard: Protection,
     folder: Path,
     architecture: str,
+    locked: Mapping[str, str] | None = None,
 ) -> Key:
     """The key of one layer on the parent's key; `env` and `guard` are the manifest's, `folder` is its.
 
+    `locked` are the packages of a locked layer, by name: where one comes from decides nothing, so that isn't
+    there. Without a lock the key is what it was before there were locks.
+
     Left out, since they say how to reach things and not what to install: proxies, CA, indexes and mounts of
     the site, package caches, and the time limit. The version of uv too: an update of Kiln would make
-    every uv layer anew.
+    every uv layer anew. Of secrets only the names: another token installs the same.
     """
-    said = layer.model_dump(mode="json", exclude={"timeout"})
+    said = layer.model_dump(mode="json", exclude={"timeout", "secrets"})
+    if names := {name: secret.variable for name, secret in getattr(layer, "secrets", {}).items()}:
+        said["secrets"] = names
     return of(
         {
             "parent": parent,
             "kind": layer.kind,
-            "tool": _scripts(layer.kind),
+            "tool": _scripts(layer.kind if locked is None else f"{layer.kind}-locked"),
             **said,
-            "files": {name: _digest(folder / name) for name in _sources(layer)},
+            "files": digests(layer, folder),
             # Each may refer to those before it.
             "env": [list(item) for item in env.items()],
             "architecture": architecture,
             # A layer that is taken from the store isn't compared again. The versions that pip and uv are held
             # to follow from the base and this.
             "guard": guard.inputs(),
+            **({} if locked is None else {"locked": dict(locked)}),
         }
     )
+
+
+def digests(layer: Layer, folder: Path) -> dict[str, str]:
+    """Of the files beside the manifest that a layer reads, by their names in it; `folder` is the manifest's.
+
+    Raises `ManifestError` for one that can't be read.
+    """
+    return {name: _digest(folder / name) for name in _sources(layer)}
 
 
 def of_image(top: str, manifest: Manifest, epoch: int, packing: Sequence[str], hooks: Path) -> Key:
@@ -152,7 +167,8 @@ def _few(things: Sequence[str]) -> str:
 
 def _scripts(kind: str) -> str:
     """The digest of Kiln's scripts that run a layer of this kind."""
-    own = {"run": [], "pip": ["pip.sh", "compile.py"]}
+    own = {"run": [], "pip": ["pip.sh", "compile.py"], "apt-locked": ["apt-locked.sh", "repository.sh"]}
+    own["pip-locked"] = ["pip-locked.sh", "compile.py"]
     names = ["rc", "layer.sh", *own.get(kind, [f"{kind}.sh"])]
     return hashlib.sha256(b"".join((SCRIPTS / name).read_bytes() for name in names)).hexdigest()
 

@@ -167,6 +167,11 @@ class Local:
         self._displace(self.folder(entry.kind, entry.key))
         self.sweep()
 
+    def free(self, entry: Entry) -> bool:
+        """Whether no build has it mounted just now."""
+        with _unleased(self.folder(entry.kind, entry.key)) as free:
+            return free
+
     def remove(self, entry: Entry, held: frozenset[str]) -> bool:
         """Remove an entry that no build has mounted, and that is not among the ids in `held`."""
         folder = self.folder(entry.kind, entry.key)

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event
 from urllib.parse import urlsplit
 
+from kiln import files
 from kiln.errors import BaseError
 from kiln.registry import oci
 from kiln.registry.auth import Authorizer
@@ -48,16 +49,24 @@ class Client:
         self._transport = Transport(network, notify, wait)
         self._authorizer = Authorizer(self._transport, credentials, notify)
 
-    def resolve(self, reference: Reference, architecture: str) -> Resolved:
-        """Ask for the image of linux/`architecture`: its manifest and config. Raises `BaseError`."""
+    def resolve(self, reference: Reference, architecture: str, kept: Path | None = None) -> Resolved:
+        """Ask for the image of linux/`architecture`: its manifest and config. Raises `BaseError`.
+
+        In the folder `kept`, laid out as blobs are, documents stay: of a digest nobody is asked twice.
+        """
         name, repository, stop = reference.canonical(), self._repository(reference), Event()
         what = f"{name.registry}/{name.repository}{'@' if reference.digest else ':'}{name.wanted}"
-        top = _read_top(repository, name.wanted, what, stop)
+        there = _kept(kept, name.wanted)
+        top = oci.document(there, what) if there else _read_top(repository, name.wanted, what, stop, kept)
 
         def fetch(wanted: Descriptor) -> bytes:
-            if wanted.media_type in (*oci.INDEX_TYPES, *oci.MANIFEST_TYPES):
-                return repository.manifest(wanted.digest, what, stop).body
-            return repository.small_blob(wanted.digest, what, stop).body
+            if there := _kept(kept, wanted.digest):
+                return there
+            documents = (*oci.INDEX_TYPES, *oci.MANIFEST_TYPES)
+            ask = repository.manifest if wanted.media_type in documents else repository.small_blob
+            body = ask(wanted.digest, what, stop).body
+            _keep(kept, body)
+            return body
 
         uri = f"docker://{name.registry}#{name.repository}:{top.digest}"
         found = oci.resolve(top, fetch, architecture, what, uri)
@@ -112,7 +121,26 @@ def endpoint(reference: Reference, mirrors: Mapping[str, str]) -> Endpoint:
     return Endpoint(base, repository, f"{host_of(mirror)} (the mirror of {name.registry})")
 
 
-def _read_top(repository: Repository, wanted: str, what: str, stop: Event) -> oci.Document:
+def _kept(folder: Path | None, digest: str) -> bytes | None:
+    """A document that was kept, None where there is none, or a damaged one."""
+    if folder is None or not digest.startswith("sha256:"):
+        return None
+    try:
+        data = blob_path(folder, digest).read_bytes()
+    except OSError:
+        return None
+    return data if oci.sha256(data) == digest else None
+
+
+def _keep(folder: Path | None, data: bytes) -> None:
+    if folder is not None:
+        path = blob_path(folder, oci.sha256(data))
+        with files.translated(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(path, data)
+
+
+def _read_top(repository: Repository, wanted: str, what: str, stop: Event, kept: Path | None) -> oci.Document:
     reply = repository.manifest(wanted, what, stop)
     found = oci.document(reply.body, what, reply.headers.get("Content-Type", ""))
     named = wanted if wanted.startswith("sha256:") else reply.headers.get("Docker-Content-Digest", "")
@@ -121,4 +149,5 @@ def _read_top(repository: Repository, wanted: str, what: str, stop: Event) -> oc
             f"{what}: wrong bytes for the manifest {named}: got {found.digest}",
             f"{repository.place}, or a proxy before it, changes what it passes on",
         )
+    _keep(kept, reply.body)
     return found

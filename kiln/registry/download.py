@@ -55,6 +55,14 @@ class Source(Protocol):
     def unreachable(self, trouble: str) -> BaseError: ...
 
 
+class Altered(BaseError):
+    """A source sent other bytes than those of `digest`, twice."""
+
+    def __init__(self, message: str, hint: str, digest: str) -> None:
+        super().__init__(message, hint)
+        self.digest = digest
+
+
 class Meter:
     """How many bytes of each blob are there; written by threads, read by one."""
 
@@ -201,9 +209,10 @@ class Download:
                 except WrongBytes as error:
                     partial.remove()
                     if last:
-                        raise BaseError(
+                        raise Altered(
                             f"{place} sends wrong bytes for {wanted.digest}: {error.message}",
                             "twice: a proxy or mirror changes what it passes on, or the image is damaged",
+                            wanted.digest,
                         ) from None
                     self._pull.notify(f"{place}: wrong bytes for {wanted.short}; fetching it anew")
 

@@ -84,6 +84,7 @@ class Transport:
         self, network: Network, notify: Notify, wait: Wait = Event.wait, connections: int = 16
     ) -> None:
         self._network, self._notify, self._wait = network, notify, wait
+        self.notify = notify
         self._hidden: set[str] = set()
         self._session = requests.Session()
         # Otherwise requests takes logins from ~/.netrc and proxies from the environment.

@@ -40,6 +40,8 @@ def unpack(
     the delivery fails with.
     """
     tree.mkdir(parents=True)
+    # Most images don't say it, and the caller's umask must not.
+    tree.chmod(0o755)
     arrived = (delivery.arrived,) if delivery else ()
     env = host_environment(environ, {"PYTHONPATH": str(Path(__file__).resolve().parents[2])})
     last = ""

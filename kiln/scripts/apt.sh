@@ -9,6 +9,8 @@ if ! command -v apt-get > /dev/null; then
     exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive
+# Which of Python's own modules are used depends on the cache and the network; packages compile theirs themselves.
+export PYTHONDONTWRITEBYTECODE=1
 # Lists and archives never touch the image. The configuration is read from Kiln's file ($APT_CONFIG)
 # before the image's own, which would win: what must hold is said on the command line.
 work=$TMPDIR/apt

@@ -15,6 +15,8 @@ fi
 # The image is the environment: what PEP 668 protects is somebody's machine.
 export PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
 export PIP_NO_INPUT=1 PIP_PROGRESS_BAR=off
+# Which modules pip itself uses depends on the cache and the network; what it installs it compiles all the same.
+export PYTHONDONTWRITEBYTECODE=1
 cache=/run/kiln/packages/pip
 if [ -d "$cache" ]; then
     # Builds share what pip downloads. A wheel that it makes itself depends on the image in which it does.

@@ -26,6 +26,8 @@ else
 fi
 trap 'rm -rf "$UV_CACHE_DIR"' EXIT
 export UV_CACHE_DIR UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never UV_NO_CONFIG=1 UV_NO_PROGRESS=1
+# uv asks Python what it is; only what is installed is to be compiled.
+export PYTHONDONTWRITEBYTECODE=1
 # A read-only image can't keep what Python compiles at each start.
 export UV_COMPILE_BYTECODE=1
 if [ -z "$venv" ]; then
@@ -41,6 +43,8 @@ else
     if [ $# -gt 0 ]; then
         "$uv" pip install --python "$venv/bin/python" "$@"
     fi
+    # Only this uv had a use for it, and anybody may write to it.
+    rm -f "$venv/.lock"
     # Nothing in it may lead to what is mounted for this step alone.
     if grep -rlIs /run/kiln "$venv/pyvenv.cfg" "$venv/bin" || find "$venv" -lname '/run/kiln/*' | grep .; then
         echo "kiln: the environment $venv points to Kiln's own mounts (see the files above)" >&2

@@ -17,10 +17,9 @@ from kiln.runtime.embedded import Embedded
 from kiln.runtime.enroot import Enroot
 from kiln.runtime.enrootcall import Places
 from tests.conformance import small_tree
+from tests.conftest import NO_ENROOT
 
 STANDIN = Path(__file__).parent.parent / "standin"
-MISSING = pytest.StashKey[list[str]]()
-NO_ENROOT = "no enroot here: put it on PATH, or set KILN_REAL_ENROOT"
 OPTIONS = ("-comp", "zstd", "-Xcompression-level", "1")
 
 
@@ -59,7 +58,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kind(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
     if name == "enroot" and real_enroot() is None:
-        request.config.stash.setdefault(MISSING, []).append(request.node.nodeid)
         pytest.skip(NO_ENROOT)
     return name
 
@@ -88,12 +86,3 @@ def _runtime(kind: str, work: Path) -> Runtime:
     environ["PATH"] = f"{folder}:{environ['PATH']}"
     places = Places(work / "containers", work / "private", work / "scratch", work / "cache")
     return Enroot(places, environ, options=OPTIONS)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """A skip without a word would look like a test that passed."""
-    skipped = config.stash.get(MISSING, [])
-    if skipped:
-        terminalreporter.write_line(
-            f"kiln: {len(skipped)} tests against a REAL enroot did not run ({NO_ENROOT})"
-        )

@@ -66,6 +66,7 @@ def build(folder: Path) -> None:
         workdir="/opt/work",
         entrypoint=["/usr/local/bin/greet"],
         command=["two words"],
+        allow_setuid=["/usr/local/bin/suid-cat"],
         smoke=[
             {"commands": ["rolldice 1d6", "greet"]},
             {"python-imports": ["humanize"]},

@@ -29,11 +29,15 @@ mv /data/moved /data/renamed; rm /data/link; ln -s kept /data/link; mkdir /data/
 rm /data/linked; ln /data/kept '/data/odd \u00e9 name'""",
     """\
 chmod 700 /data/able; ln /data/opaque/new /data/second; rm /data/renamed/2; mkdir /data/gone
-rm -r /data/closed/more; touch -d 2001-01-01 /data/closed /data/opaque; ln /data/su /data/su2""",
+rm -r /data/closed/more; chmod 400 /data/closed/file
+touch -d 2001-01-01 /data/closed /data/opaque; ln /data/su /data/su2""",
     """\
 rm -r /data/renamed; echo file > /data/renamed; rm /data/second; rm -r /data/gone; ln -s /etc /data/gone
 mkdir /data/opaque/deep; echo back > /data/opaque/deep/old; setcap cap_net_bind_service+ep /data/able""",
 )
+
+# What is set on purpose, as a manifest says it.
+SETUID = ("/data/su", "/data/su2")
 
 
 @dataclass(frozen=True)

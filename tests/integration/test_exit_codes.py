@@ -26,9 +26,12 @@ PRODUCED = {
     "smoke": f"{HERE}/test_smoke_hooks.py::"
     "test_failing_required_hook_publishes_nothing_and_leaves_a_way_back_in",
     "store": f"{HERE}/test_store_days.py::test_read_only_images_root_is_told_before_any_work",
+    "lock": f"{HERE}/test_lock.py::test_a_lock_changed_by_hand_builds_nothing_and_is_told_with_its_place",
     "guard": f"{HERE}/test_guard.py::test_pip_cant_take_another_torch",
+    "audit": f"{HERE}/test_audit.py::test_a_dirty_image_is_told_in_full_and_nothing_is_published",
     # The program waits ten minutes before it says so.
     "busy": "unit/test_files.py",
+    "verify": f"{HERE}/test_record.py::test_verify_after_a_flipped_byte",
     "interrupted": f"{HERE}/test_signals.py::test_signal_leaves_no_process_mount_or_file",
 }
 

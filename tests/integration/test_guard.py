@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,8 @@ class Builds:
                 layer.get(kind, {})["index_url"] = self.index.url
         self.project.manifest(name, layers, base="image:nv", **more)
 
-    def run(self, name: str, *args: str) -> Done:
-        return self.project.run("build", name, *args, env={"no_proxy": "127.0.0.1"})
+    def run(self, name: str, *args: str, env: Mapping[str, str] | None = None) -> Done:
+        return self.project.run("build", name, *args, env={"no_proxy": "127.0.0.1", **(env or {})})
 
     def record(self, name: str) -> Record:
         """Of the newest version, built now."""
@@ -151,7 +151,7 @@ def test_what_is_allowed_changes_and_is_listed_also_by_a_later_build(builds: Bui
 
 def test_uv_cant_take_another_torch_into_the_system(builds: Builds) -> None:
     builds.manifest("u1", {"uv": {"packages": ["needs-old"]}})
-    builds.refused("u1", f"can't be made with what its base protects: torch {NV}", "depend on torch==2.6.0")
+    builds.refused("u1", f"can't be made with what its base protects: torch {NV}", "torch==2.6.0")
     builds.manifest("u1", {"uv": {"packages": ["needs-any"]}}, {"run": f"{TAKE_TORCH}{NV}"})
     [change] = builds.record("u1").layers[0].changes
     assert (change.name, change.after) == ("needs-any", "1.0")
@@ -174,7 +174,7 @@ def test_an_environment_that_sees_the_system_sees_its_torch(builds: Builds) -> N
     builds.manifest("u3", uv("outer"))
     builds.refused(
         "u3",
-        f"torch {NV}",
+        f"layer 1 (uv outer) of u3 doesn't go with what its base protects: torch {NV}",
         "which /opt/v sees too; needs-old 1.0 requires torch==2.6.0, outer 1.0 requires needs-old",
     )
     builds.manifest("u3", uv("torch==2.6.0"))
@@ -192,6 +192,16 @@ def test_an_environment_that_sees_the_system_sees_its_torch(builds: Builds) -> N
         ("outer", "1.0"),
         ("torch", "2.6.0"),
     ]
+
+
+def test_both_runtimes_hand_it_to_pip_and_uv(builds: Builds, runtime: tuple[str, dict[str, str]]) -> None:
+    name, env = runtime
+    layers = ({"pip": {"packages": ["needs-any"]}}, {"uv": {"packages": ["needs-old"]}})
+    builds.manifest(f"b-{name}", *layers, env={"RUNTIME": name})
+    done = builds.run(f"b-{name}", "--runtime", name, env=env)
+    done.expect(
+        13, f"layer 2 (uv needs-old) of b-{name} can't be made with what its base protects: torch {NV}"
+    )
 
 
 # --- whatever else a layer does ----------------------------------------------------------------
@@ -212,7 +222,7 @@ def test_a_script_that_installs_another_torch(builds: Builds) -> None:
 def test_a_package_of_apt_that_the_manifest_protects(builds: Builds) -> None:
     layers = ({"run": "dpkg --purge rolldice"},)
     builds.manifest("a1", *layers, guard={"protect": ["roll*"]})
-    done = builds.run("a1").expect(13, "guard: {allow: [rolldice]}")
+    done = builds.run("a1").expect(13, 'guard: {protect: ["roll*"], allow: [rolldice]}')
     assert re.search(r"changes what its base protects: rolldice 1\.\S+ -> gone", done.err)
     builds.manifest("a1", *layers)
     [change] = builds.record("a1").layers[0].changes

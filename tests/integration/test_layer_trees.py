@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.integration import trees
-from tests.integration.layered import HARD, Layered
+from tests.integration.layered import HARD, SETUID, Layered
 
 
 def test_published_tree_is_the_same_with_the_store_and_without(
@@ -11,12 +11,12 @@ def test_published_tree_is_the_same_with_the_store_and_without(
 ) -> None:
     name, env = runtime
     args = ("--runtime", name)
-    layered.manifest("x", HARD)
+    layered.manifest("x", HARD, allow_setuid=list(SETUID))
     built = layered.build("x", *args, env=env)
     trees.assert_same(built, layered.build("x", "--no-cache", *args, env=env))
     trees.assert_same(built, layered.plain("x", env, *args))
     # A layer of its own on what was kept, whose base is three of the four.
-    layered.manifest("x", HARD[:3])
+    layered.manifest("x", HARD[:3], allow_setuid=list(SETUID))
     layered.ran()
     trees.assert_same(layered.build("x", *args, env=env), layered.plain("x", env, *args))
     # What is compared holds what is hard.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration import trees
-from tests.integration.layered import HARD, Layered
+from tests.integration.layered import HARD, SETUID, Layered
 from tests.integration.namespaces import AS_USER
 from tests.integration.project import Done, Project
 
@@ -80,7 +80,7 @@ def test_the_next_node_takes_up_what_the_first_made_and_runs_nothing(
     name, env = runtime
     cluster = Cluster(layered, tmp_path / "shared")
     cluster.trust()
-    layered.manifest("x", HARD)
+    layered.manifest("x", HARD, allow_setuid=list(SETUID))
     layered.say("x", "--runtime", name, env={**env, **cluster.env(1)})
     image = layered.current("x").rename(tmp_path / "first.sqsh")
     layered.unpublish("x")

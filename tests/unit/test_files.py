@@ -221,3 +221,21 @@ def test_sha256_stream_reads_what_is_left(tmp_path: Path) -> None:
         stream.seek(4)
         assert files.sha256_stream(stream, told.append) == files.sha256_file(tmp_path / "b")
     assert told == [files.CHUNK, files.CHUNK + 1]
+
+
+def test_folders_of_an_image_have_one_mode_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        files.make_folder(tmp_path / "opt/made/here")
+        files.make_folder(tmp_path / "opt/made/here")
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "opt").rglob("*")}
+    assert modes | {stat.S_IMODE((tmp_path / "opt").stat().st_mode)} == {0o755}
+
+
+def test_a_folder_is_writable_for_a_moment(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o555)
+    with files.writable(tmp_path / "closed"):
+        (tmp_path / "closed/new").touch()
+    assert stat.S_IMODE((tmp_path / "closed").stat().st_mode) == 0o555

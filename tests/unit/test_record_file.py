@@ -55,7 +55,7 @@ def test_a_record_of_before_packages_were_written_down(tmp_path: Path) -> None:
 
 def test_fields_that_a_later_kiln_adds_are_passed_over(tmp_path: Path) -> None:
     data = json.loads(FULL.to_json())
-    data["findings"] = [{"level": "warning"}]
+    data["a_later_field"] = [{"level": "warning"}]
     data["packages"][0]["signed"] = True
     data["smoke"][0]["hardware"]["cpu"] = "EPYC"
     (tmp_path / "x.json").write_text(json.dumps(data))

@@ -32,6 +32,8 @@ def test_each_kind_of_difference(tmp_path: Path) -> None:
     (two / "bin").chmod(0o700)
     (one / "gone").touch()
     os.mkfifo(two / "new")
+    for each in (one, two):
+        os.utime(each, (1_700_000_000, 1_700_000_000))
     for path in ("etc/motd", "etc/link", "etc", "bin"):
         os.utime(two / path, (1_700_000_000, 1_700_000_000), follow_symlinks=False)
     found = told(one, two)
@@ -54,6 +56,12 @@ def test_time_size_and_kind(tmp_path: Path) -> None:
     assert found["/bin"] == "time 2023-11-14T22:13:20Z and 2023-11-14T22:14:20Z"
     assert found["/etc/motd"].startswith("5 and 12 bytes, contents ")
     assert found["/etc/link"] == "mode lrwxrwxrwx and -rw-r--r--"
+
+
+def test_the_top_itself(tmp_path: Path) -> None:
+    one, two = tree(tmp_path / "one"), tree(tmp_path / "two")
+    two.chmod(0o700)
+    assert told(one, two) == {"/": "mode drwxr-xr-x and drwx------"}
 
 
 def test_a_name_that_is_no_text(tmp_path: Path) -> None:
