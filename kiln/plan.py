@@ -32,6 +32,7 @@ LAYER_BYTES = {
     "run": 300_000_000,
 }
 SMALL_LAYER_BYTES = 60_000_000
+MOST_SMALL_BYTES = 2_000_000_000
 PACKED_PER_UNPACKED = 0.45
 NOT_MADE = "not made yet"  # the id that no entry has
 
@@ -275,7 +276,7 @@ def _needs(
     lookups = [base_lookup, *(item.lookup for item in layers)]
     kept = sum(each.entry.size for each in lookups if each.entry and not each.packed)
     new = sum(int(each.entry.size / PACKED_PER_UNPACKED) for each in lookups if each.entry and each.packed)
-    new += sum(_growth(item.layer) for item in layers if not item.lookup.entry)
+    new += _growths([item.layer for item in layers if not item.lookup.entry])
     new += 0 if base_lookup.entry else base.unpacked
     packed = int((new + kept) * PACKED_PER_UNPACKED)
     # The finished file is unpacked once more to be tested: without layers kept, when the first tree is gone.
@@ -289,6 +290,14 @@ def _needs(
         times = 2 if setting.unpacker == "enroot" else 1
         needs.append(Need(setting.blobs, times * base.download, "the base's layers as downloaded"))
     return tuple(needs)
+
+
+def _growths(layers: Sequence[Layer]) -> int:
+    """Many scripts and files bring no more together than a few: sixty of them must not ask for 50 GB."""
+    small = sum(_growth(layer) for layer in layers if layer.kind in ("run", "copy"))
+    return min(small, MOST_SMALL_BYTES) + sum(
+        _growth(layer) for layer in layers if layer.kind not in ("run", "copy")
+    )
 
 
 def _growth(layer: Layer) -> int:
