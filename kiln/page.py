@@ -1,132 +1,167 @@
 """The pages of an images folder: a table of all images, and a page for each. No server, no network.
 
     <images>/index.html            all images: search, sort
-    <images>/NAME/index.html       one image: start lines, smoke results, versions, history
+    <images>/NAME/index.html       one image: start lines, smoke results, packages, versions, history
 
-Made from the records, like the catalogue; rebuildable at any time. Owns what is shown; how it looks is in
-`kiln/templates`. Every value goes through Jinja's escaping, and the pages' policy lets no other script run.
+Made from the records, like the catalogue; rebuildable at any time. Owns which pages are made when, and their
+frame; what an image's own page says is `kiln.imagepage`, how all of it looks is in `kiln/templates`. Every
+value goes through Jinja's escaping, and the pages' policy lets no other script run and loads nothing.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterable, Mapping
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-from kiln import __version__, channels, files, history, publish, startlines
+from kiln import __version__, files, imagepage, publish
+from kiln.errors import BusyError, SpaceError, StoreError
+from kiln.imagepage import Image, Version
 from kiln.site import Site
-from kiln.store import CANDIDATE, CURRENT, Entry, Store
-from kiln.ui import size_text
+from kiln.store import Store
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE = "index.html"
+# Where in a page it says what made it.
+HEAD = 2048
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What every page has around it."""
+
+    @cached_property
+    def style(self) -> str:
+        return (TEMPLATES / "style.css").read_text()
+
+    @cached_property
+    def script(self) -> str:
+        return (TEMPLATES / "page.js").read_text()
+
+    @cached_property
+    def mark(self) -> str:
+        """Names the templates: a page without it was made by another Kiln."""
+        texts = [path.read_bytes() for path in sorted(TEMPLATES.iterdir()) if path.is_file()]
+        return f"Kiln {__version__} {hashlib.sha256(b''.join(texts)).hexdigest()[:12]}"
+
+    @cached_property
+    def environment(self) -> Environment:
+        # Nothing from a record is a template: all texts are values.
+        return Environment(
+            loader=FileSystemLoader(TEMPLATES),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+
+    def render(self, template: str, values: dict[str, Any]) -> bytes:
+        text = self.environment.get_template(template).render(
+            **values,
+            style=Markup(self.style),
+            style_hash=_hash(self.style),
+            script=Markup(self.script),
+            script_hash=_hash(self.script),
+            mark=self.mark,
+            kiln=__version__,
+            made=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        )
+        # A name that is no text in its file system may stand in a path.
+        return text.encode(errors="replace")
+
+
+def _hash(text: str) -> str:
+    """As a Content-Security-Policy names a script or a style."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def write(store: Store, site: Site, changed: str, notify: Callable[[str], None]) -> None:
-    """Make the table anew, and the pages of the image `changed` and of those that have none yet."""
-    with publish.catalog_lock(store, notify):
-        environment = _environment()
-        rows, total = [], 0
-        for name in store.names():
-            versions = _versions(store, name)
-            total += len(versions)
-            rows.append(_top(versions))
-            page = store.folder(name) / PAGE
-            if name == changed or not page.exists():
-                text = _image(environment, store, site, name, versions)
-                files.write_atomic(page, text.encode())
-        text = environment.get_template(PAGE).render(
-            rows=rows, versions=total, root=str(store.root), **_frame()
-        )
-        files.write_atomic(store.root / PAGE, text.encode())
+    """Make the table anew, and the pages that are not as they should be: that of the image `changed`, those of
+    images on a revoked version of it, and those that are missing or that another Kiln made.
+
+    What was published is published: a page that can't be written is told by `notify`.
+    """
+    try:
+        with publish.catalog_lock(store, notify):
+            _write(store, site, changed)
+    except (StoreError, SpaceError, BusyError) as error:
+        notify(f"the page {store.root / PAGE} is not up to date: {error.message}; the next publish mends it")
 
 
-def _environment() -> Environment:
-    # Nothing from a record is a template: all texts are values.
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def _write(store: Store, site: Site, changed: str) -> None:
+    frame, names = Frame(), store.names()
+    stale = {changed, *_on_revoked(store, changed)}
+    rows, total = [], 0
+    for name in names:
+        image = imagepage.read(store, name)
+        total += len(image.versions)
+        rows.append(image.version(image.top))
+        page = store.folder(name) / PAGE
+        if name in stale or not _is_ours(page, frame):
+            files.write_atomic(page, frame.render("image.html", imagepage.details(image, site)))
+    if changed not in names:
+        _remove(store.folder(changed) / PAGE)
+    table = {"rows": rows, "words": [_words(row) for row in rows], "packages": _packages(rows)}
+    values = {**table, "versions": total, "root": str(store.root)}
+    files.write_atomic(store.root / PAGE, frame.render(PAGE, values))
 
 
-def _frame() -> dict[str, Any]:
-    """What every page has around it."""
-    return {
-        "nonce": secrets.token_urlsafe(16),
-        "kiln": __version__,
-        "made": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-    }
+def _is_ours(page: Path, frame: Frame) -> bool:
+    try:
+        with page.open("rb") as stream:
+            return frame.mark.encode() in stream.read(HEAD)
+    except OSError:
+        return False
 
 
-def _versions(store: Store, name: str) -> list[dict[str, Any]]:
-    """All versions, the newest first, as rows."""
-    changes, moved = history.read(store, name), store.channels(name)
-    entries = [store.entry(name, version) for version in reversed(store.versions(name))]
-    return [_row(store, entry, changes, moved) for entry in entries]
+def _remove(page: Path) -> None:
+    """The page of an image that has no version any more."""
+    with files.translated(page):
+        page.unlink(missing_ok=True)
 
 
-def _row(
-    store: Store, entry: Entry, changes: Iterable[history.Change], moved: Mapping[str, str]
-) -> dict[str, Any]:
-    standing = history.standing(changes, entry.version).text
-    base = channels.revoked_base(store, entry)
-    if base and not standing:
-        standing = f"built on {base[0].name} {base[0].version}, which is revoked"
-    row: dict[str, Any] = {
-        "name": entry.name,
-        "version": entry.version,
-        "path": str(entry.path),
-        "channels": [channel for channel, version in moved.items() if version == entry.version],
-        "standing": standing,
-        "problem": entry.problem,
-        "description": "",
-        "entry": entry,
-    }
-    if entry.record is None:
-        return {**row, "words": f"{entry.name} {entry.version}".lower()}
-    record = entry.record
-    row |= {
-        "description": record.description,
-        "maintainer": record.maintainer,
-        "base": record.base,
-        "size": record.size,
-        "size_text": size_text(record.size),
-        "built": record.built,
-        "digest": record.digest,
-        "smoke": record.smoke_state,
-    }
-    words = (record.name, record.version, record.description, record.base, *row["channels"])
-    return {**row, "words": " ".join(words).lower()}
+def _on_revoked(store: Store, name: str) -> set[str]:
+    """The images that are built, near or far, on an image with a revoked version: they are marked, too."""
+    try:
+        images = json.loads(store.catalog.read_text())["images"]
+        if not any("revoked" in version for version in images[name]["versions"]):
+            return set()
+        bases = {
+            other: {str(each.get("base", "")) for each in image["versions"]} for other, image in images.items()
+        }
+    except (OSError, *imagepage.DAMAGED):
+        return set()
+    found, new = set(), {name}
+    while new:
+        new = {other for other in bases if _any_on(bases[other], new)} - found
+        found |= new
+    return found
 
 
-def _top(versions: list[dict[str, Any]]) -> dict[str, Any]:
-    """The version that a user gets without naming one."""
-    for channel in (CURRENT, CANDIDATE):
-        for row in versions:
-            if channel in row["channels"]:
-                return row
-    return versions[0]
+def _any_on(bases: Iterable[str], names: Iterable[str]) -> bool:
+    parents = {base.split(":")[1] for base in bases if base.startswith("image:")}
+    return not parents.isdisjoint(names)
 
 
-def _image(
-    environment: Environment, store: Store, site: Site, name: str, versions: list[dict[str, Any]]
-) -> str:
-    top = _top(versions)
-    record = top["entry"].record
-    return environment.get_template("image.html").render(
-        name=name,
-        top=top,
-        rows=versions,
-        blocks=startlines.blocks(name, top["path"], site),
-        smoke=record.smoke if record else (),
-        env="\n".join(f"{key}={value}" for key, value in record.env.items()) if record else "",
-        changes=history.read(store, name)[::-1],
-        **_frame(),
-    )
+def _words(row: Version) -> str:
+    """What a search looks through, beside the packages."""
+    facts = (str(row.facts.get(name, "")) for name in ("description", "base", "maintainer"))
+    return " ".join((row.name, row.version, row.state, *row.channels, *facts)).lower()
+
+
+def _packages(rows: Iterable[Version]) -> dict[str, dict[str, list[int]]]:
+    """Which rows have a package: by its name, then its version, numbers of rows. Most rows have the same."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for number, row in enumerate(rows):
+        for package in {(str(each.name), str(each.version)) for each in row.record.packages} if row.record else ():
+            found.setdefault(package[0], {}).setdefault(package[1], []).append(number)
+    return {name: dict(sorted(found[name].items())) for name in sorted(found)}

@@ -41,7 +41,7 @@ LAYERS = (
     ("runtime",),
     ("search", "layercommand", "layers", "locked", "lockfile", "debootstrap", "bases", "plan", "smoke"),
     ("companions", "publish", "channels", "retention", "trash", "transfer", "offers", "catalog"),
-    ("query", "startlines", "page"),
+    ("query", "startlines", "imagepage", "page"),
     ("provenance", "verify", "drivergate"),
     ("context", "packagecache", "layersecrets", "constraints", "cause", "guard", "watch"),
     ("lockedfiles", "lockedcommand", "resolved", "buildneeds"),
