@@ -213,20 +213,14 @@ def _differences(versions: Sequence[Version]) -> Iterator[dict[str, Any] | None]
 
 
 def _difference(found: Difference) -> dict[str, Any]:
-    groups = [
-        ("Base", _rows(found.base)),
-        *((KINDS[kind], _rows(found.packages[kind])) for kind in KINDS),
-        ("Variables", _rows(found.environment)),
-    ]
-    there = [(title, rows) for title, rows in groups if rows]
-    said = [f"{len(rows)} {title if title in KINDS.values() else title.lower()}" for title, rows in there[:]]
-    said = [text.removeprefix(f"{len(found.base)} ") if text.endswith(" base") else text for text in said]
+    packages = [(title, found.packages[kind]) for kind, title in KINDS.items()]
+    groups = [("base", found.base), *packages, ("variables", found.environment)]
+    said = [title if title == "base" else f"{len(rows)} {title}" for title, rows in groups if rows]
     growth = f"{'-' if found.growth < 0 else '+'}{size_text(abs(found.growth))}"
     return {
         "before": found.before.version,
-        "same": found.same,
         "summary": "the same bytes" if found.same else ", ".join([*said, growth]),
-        "groups": there,
+        "groups": [(title, _rows(rows)) for title, rows in groups if rows],
         "missing": found.missing,
     }
 

@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from markupsafe import Markup
 
 from kiln import __version__, files, imagepage, publish
@@ -92,12 +92,12 @@ def write(store: Store, site: Site, changed: str, notify: Callable[[str], None])
     """
     try:
         with publish.catalog_lock(store, notify):
-            _write(store, site, changed)
+            _write(store, site, changed, notify)
     except (StoreError, SpaceError, BusyError) as error:
         notify(f"the page {store.root / PAGE} is not up to date: {error.message}; the next publish mends it")
 
 
-def _write(store: Store, site: Site, changed: str) -> None:
+def _write(store: Store, site: Site, changed: str, notify: Callable[[str], None]) -> None:
     frame, names = Frame(), store.names()
     stale = {changed, *_on_revoked(store, changed)}
     rows, total = [], 0
@@ -107,7 +107,12 @@ def _write(store: Store, site: Site, changed: str) -> None:
         rows.append(image.version(image.top))
         page = store.folder(name) / PAGE
         if name in stale or not _is_ours(page, frame):
-            files.write_atomic(page, frame.render("image.html", imagepage.details(image, site)))
+            try:
+                text = frame.render("image.html", imagepage.details(image, site))
+            except (*imagepage.DAMAGED, TemplateError) as error:
+                notify(f"the page of {name} was not made: {error}; look at the records in {page.parent}")
+                continue
+            files.write_atomic(page, text)
     if changed not in names:
         _remove(store.folder(changed) / PAGE)
     table = {"rows": rows, "words": [_words(row) for row in rows], "packages": _packages(rows)}
