@@ -214,8 +214,10 @@ def _differences(versions: Sequence[Version]) -> Iterator[dict[str, Any] | None]
 
 def _difference(found: Difference) -> dict[str, Any]:
     packages = [(title, found.packages[kind]) for kind, title in KINDS.items()]
-    groups = [("base", found.base), *packages, ("variables", found.environment)]
-    said = [title if title == "base" else f"{len(rows)} {title}" for title, rows in groups if rows]
+    groups = [("Base", found.base), *packages, ("Variables", found.environment)]
+    said = ["base"] if found.base else []
+    said += [f"{len(rows)} {title}" for title, rows in packages if rows]
+    said += [f"{len(found.environment)} variables"] if found.environment else []
     growth = f"{'-' if found.growth < 0 else '+'}{size_text(abs(found.growth))}"
     return {
         "before": found.before.version,
@@ -234,8 +236,13 @@ def _rows(changes: Iterable[diff.Change]) -> list[dict[str, str]]:
             "name": change.name,
             "place": change.place if names[change.name] > 1 else "",
             "state": change.state,
-            "before": change.before,
-            "after": change.after,
+            "before": _short(change.before),
+            "after": _short(change.after),
         }
         for change in rows
     ]
+
+
+def _short(text: str) -> str:
+    """A digest by its beginning."""
+    return f"{text[:19]}…" if text.startswith("sha256:") else text

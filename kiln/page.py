@@ -24,7 +24,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from markupsafe import Markup
 
 from kiln import __version__, files, imagepage, publish
-from kiln.errors import BusyError, SpaceError, StoreError
+from kiln.errors import BusyError, KilnError, SpaceError, StoreError
 from kiln.imagepage import Image, Version
 from kiln.site import Site
 from kiln.store import Store
@@ -108,16 +108,25 @@ def _write(store: Store, site: Site, changed: str, notify: Callable[[str], None]
         page = store.folder(name) / PAGE
         if name in stale or not _is_ours(page, frame):
             try:
-                text = frame.render("image.html", imagepage.details(image, site))
+                _sweep(page)
+                files.write_atomic(page, frame.render("image.html", imagepage.details(image, site)))
+            except KilnError as error:
+                notify(f"the page of {name} is not up to date: {error.message}")
             except (*imagepage.DAMAGED, TemplateError) as error:
-                notify(f"the page of {name} was not made: {error}; look at the records in {page.parent}")
-                continue
-            files.write_atomic(page, text)
-    if changed not in names:
+                notify(f"the page of {name} is not up to date: a record in {page.parent} is damaged: {error}")
+    if changed and changed not in names:
         _remove(store.folder(changed) / PAGE)
+    _sweep(store.root / PAGE)
     table = {"rows": rows, "words": [_words(row) for row in rows], "packages": _packages(rows)}
     values = {**table, "versions": total, "root": str(store.root)}
     files.write_atomic(store.root / PAGE, frame.render(PAGE, values))
+
+
+def _sweep(page: Path) -> None:
+    """Remove what a writer left that was killed; whoever calls holds the lock of all writers."""
+    with files.translated(page):
+        for path in page.parent.glob(f".{PAGE}.*"):
+            path.unlink(missing_ok=True)
 
 
 def _is_ours(page: Path, frame: Frame) -> bool:
@@ -141,7 +150,8 @@ def _on_revoked(store: Store, name: str) -> set[str]:
         if not any("revoked" in version for version in images[name]["versions"]):
             return set()
         bases = {
-            other: {str(each.get("base", "")) for each in image["versions"]} for other, image in images.items()
+            other: {str(each.get("base", "")) for each in image["versions"]}
+            for other, image in images.items()
         }
     except (OSError, *imagepage.DAMAGED):
         return set()
@@ -163,10 +173,18 @@ def _words(row: Version) -> str:
     return " ".join((row.name, row.version, row.state, *row.channels, *facts)).lower()
 
 
-def _packages(rows: Iterable[Version]) -> dict[str, dict[str, list[int]]]:
-    """Which rows have a package: by its name, then its version, numbers of rows. Most rows have the same."""
-    found: dict[str, dict[str, list[int]]] = {}
+def _packages(rows: Iterable[Version]) -> dict[str, Any]:
+    """Which rows have a package: `known` is by its name, then its version, the number of a list in `rows`.
+
+    Images on one base have hundreds in common, so most lists are those of many packages.
+    """
+    found: dict[tuple[str, str], list[int]] = {}
     for number, row in enumerate(rows):
-        for package in {(str(each.name), str(each.version)) for each in row.record.packages} if row.record else ():
-            found.setdefault(package[0], {}).setdefault(package[1], []).append(number)
-    return {name: dict(sorted(found[name].items())) for name in sorted(found)}
+        installed = row.record.packages if row.record else ()
+        for name, version in {(str(each.name), str(each.version)) for each in installed}:
+            found.setdefault((name, version), []).append(number)
+    lists: dict[tuple[int, ...], int] = {}
+    known: dict[str, dict[str, int]] = {}
+    for (name, version), numbers in sorted(found.items()):
+        known.setdefault(name, {})[version] = lists.setdefault(tuple(numbers), len(lists))
+    return {"rows": list(lists), "known": known}

@@ -6,6 +6,7 @@ doesn't know are kept out, ones that a record lacks have defaults.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -227,5 +228,11 @@ def _known(
     model: type[Record | LayerRecord | SmokeResult | PackageChange | Hardware | Package | Finding],
     data: Mapping[str, Any],
 ) -> dict[str, Any]:
-    names = {item.name for item in fields(model)}
+    names = _names(model)
     return {name: value for name, value in data.items() if name in names}
+
+
+@functools.cache
+def _names(model: type[Any]) -> frozenset[str]:
+    # A record has a thousand packages, and a store a thousand records.
+    return frozenset(item.name for item in fields(model))

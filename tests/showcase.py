@@ -1,10 +1,12 @@
 """A store as a site has it after a year, made without building anything: for the tests of its pages.
 
-    python -m tests.showcase FOLDER [IMAGES VERSIONS]     to look at it in a browser
+python -m tests.showcase FOLDER [IMAGES VERSIONS]     to look at it in a browser
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import random
 import sys
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from kiln import files, history, page, publish, site, testruns
+from kiln import history, page, publish, site, testruns
 from kiln.hardware import Hardware
 from kiln.history import Change
 from kiln.inventory import APT, PYTHON, Package
@@ -52,12 +54,15 @@ def site_of(images: Path, name: str = "aspire2a-plus") -> Site:
     return site.load(name, ROOT, {"HOME": "/home/u", "USER": "u", "KILN_IMAGES": str(images)})
 
 
+@functools.cache
 def packages(seed: int, step: int, count: int) -> tuple[Package, ...]:
     """Packages of one version; of those of the version before (`step` less by one) a few differ."""
     many = [Package(APT, f"lib{word}{seed % 7}", f"{seed % 5 + 1}.{at % 9}-{1 + step // 3}", "amd64")
             for at, word in enumerate(f"example{number}" for number in range(count))]  # fmt: skip
     pythons = [Package(PYTHON, *each.split(" "), PLACE) for each in PYTHONS]
-    pythons += [Package(PYTHON, f"module-{at}", f"{1 + (step + at) // 40}.{at % 10}", PLACE) for at in range(90)]
+    pythons += [
+        Package(PYTHON, f"module-{at}", f"{1 + (step + at) // 40}.{at % 10}", PLACE) for at in range(90)
+    ]
     if step % 2:
         pythons.append(Package(PYTHON, "flash-attn", f"2.7.{step}", PLACE))
     return tuple(sorted((*many, *pythons)))
@@ -67,7 +72,9 @@ def smoke(state: str) -> tuple[SmokeResult, ...]:
     on = NO_GPU if state == "skipped" else H100
     why = "no GPU on this node" if state == "skipped" else "matrix product on each of 2 GPUs"
     return (
-        SmokeResult("python-imports", ("transformers", "accelerate"), "passed", True, 3.2, "modules imported: 2", on),
+        SmokeResult(
+            "python-imports", ("transformers", "accelerate"), "passed", True, 3.2, "modules imported: 2", on
+        ),
         SmokeResult("torch-cuda", (), state, True, 6.1, why, on),
         SmokeResult("nccl-init", (), state, False, 4.0, "all-reduce over 2 ranks, 181 GB/s", on),
     )
@@ -78,7 +85,9 @@ def label(step: int) -> str:
     return f"25.{1 + step // 2:02}-py3"
 
 
-def record(name: str, number: int, step: int, state: str = "passed", base: str = "", count: int = 260) -> Record:
+def record(
+    name: str, number: int, step: int, state: str = "passed", base: str = "", count: int = 260
+) -> Record:
     built = NOW - timedelta(days=11 * number % 300, hours=3 * number) + timedelta(days=step)
     return Record(
         name=name,
@@ -98,11 +107,13 @@ def record(name: str, number: int, step: int, state: str = "passed", base: str =
         layers=(LayerRecord("pip", "pip transformers==4.51.3 accelerate", 41.0),),
         smoke=smoke(state),
         companions={"cdx.json": "sha256:0"},
-        packages=packages(number, step, count),
+        packages=packages(number % 35, step, count),
     )  # fmt: skip
 
 
-def put(store: Store, made: Record, label: str, changes: Sequence[Change] = (), channel: str = "current") -> str:
+def put(
+    store: Store, made: Record, label: str, changes: Sequence[Change] = (), channel: str = "current"
+) -> str:
     """Have a version in the store, as a publish leaves it, but for the bytes of its image."""
     folder = store.folder(made.name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,19 +123,21 @@ def put(store: Store, made: Record, label: str, changes: Sequence[Change] = (), 
     image.touch()
     before = store.channels(made.name).get(channel, "")
     published = Change(history.PUBLISH, version, channel, before, who="curator@login1", time=made.built)
-    for change in (published, *changes):
-        history.add(store, made.name, replace(change, version=version))
-    files.link_atomic(store.channel(made.name, channel), image.name)
+    with history.path(store, made.name).open("a") as lines:
+        for change in (published, *changes):
+            lines.write(json.dumps(replace(change, version=version).to_data()) + "\n")
+    store.channel(made.name, channel).unlink(missing_ok=True)
+    store.channel(made.name, channel).symlink_to(image.name)
     return version
 
 
-def make(root: Path, images: int = len(NAMES), versions: int = 5) -> Store:
-    """`images` images of `versions` each: deprecated, revoked, candidate, doubtful and odd ones among them."""
+def make(root: Path, images: int = len(NAMES), versions: int = 5, count: int = 260) -> Store:
+    """`images` images of `versions` each with `count` apt packages: deprecated, revoked, candidate, doubtful and odd ones among them."""
     store = Store(root)
     names = [*NAMES, *(f"image-{number:03}" for number in range(len(NAMES), images))][:images]
     for number, name in enumerate(names):
         for step in range(versions):
-            put(store, record(name, number, step), label(step))
+            put(store, record(name, number, step, count=count), label(step))
     vary(store)
     return store
 
@@ -140,7 +153,9 @@ def vary(store: Store) -> None:
     old = Change(history.DEPRECATE, "", until="2027-01-31", use="pytorch-llm", because="CUDA 12.4", **said)
     put(store, record("workshop", 3, 9), "24.12-py3", [old])
     put(store, record("tensorrt-llm", 11, 9, "failed"), "25.06-py3", channel="nightly")
-    store.record("geo-notebooks", put(store, record("geo-notebooks", 5, 9), "25.06")).write_text('{"format": 1, "na')
+    store.record("geo-notebooks", put(store, record("geo-notebooks", 5, 9), "25.06")).write_text(
+        '{"format": 1, "na'
+    )
     found = (Finding("warning", "/root/.netrc", "may hold a password"),)
     put(store, replace(record("r-bioconductor", 10, 9, count=2400), findings=found), "debootstrap-bookworm")
     put(store, replace(record("hello", 9, 9), smoke=(), packages=(), companions={}, env={}), "bookworm")

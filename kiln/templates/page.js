@@ -55,23 +55,27 @@
   const table = find("images");
   if (table) {
     const field = find("words"), rows = [...table.tBodies[0].rows];
-    const packages = Object.entries(JSON.parse(find("packages").textContent));
+    const packages = JSON.parse(find("packages").textContent);
+    const known = Object.entries(packages.known).map(([name, versions]) =>
+      ({ name, canonical: name.toLowerCase().replace(/[-_.]+/g, "-"), versions: Object.entries(versions) }));
     const said = rows.map((row) => after(row.cells[0], "span", "about match", ""));
     const texts = rows.map((row) => row.dataset.words);
 
     // For a word, the rows that have it; those that have it as a package, with what that is.
     const matches = (word) => {
       const [, name, sign, version] = RULE.exec(word) ?? [];
-      const plain = word.replace(/[>=<!~].*$/, "");
+      const plain = word.replace(/[>=<!~].*$/, "") || word;
       const hit = new Map();
       texts.forEach((text, at) => { if (!sign && text.includes(plain)) { hit.set(at, []); } });
       const wanted = (name ?? plain).replace(/[-_.]+/g, "-");
-      for (const [known, versions] of wanted.length > 1 ? packages : []) {
-        const canonical = known.toLowerCase().replace(/[-_.]+/g, "-");
-        if (sign ? canonical !== wanted : !canonical.startsWith(wanted)) { continue; }
-        for (const [has, where] of Object.entries(versions)) {
+      for (const each of wanted.length > 1 ? known : []) {
+        if (sign ? each.canonical !== wanted : !each.canonical.startsWith(wanted)) { continue; }
+        for (const [has, list] of each.versions) {
           if (sign && !fits(has, sign, version)) { continue; }
-          for (const at of where) { hit.set(at, [...(hit.get(at) ?? []), `${known} ${has}`]); }
+          for (const at of packages.rows[list]) {
+            if (!hit.has(at)) { hit.set(at, []); }
+            hit.get(at).push(`${each.name} ${has}`);
+          }
         }
       }
       return hit;

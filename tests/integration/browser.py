@@ -17,7 +17,7 @@ import requests
 from tests.conftest import NO_BROWSER
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
-CONTROL, ENTER, ESCAPE, TAB, END = "\ue009", "\ue007", "\ue00c", "\ue004", "\ue010"
+CONTROL, ENTER, ESCAPE, TAB = "\ue009", "\ue007", "\ue00c", "\ue004"
 SECONDS = 60.0
 
 
@@ -118,7 +118,15 @@ def started(folder: Path, *options: str) -> Iterator[Browser]:
         said = (re.search(r"started successfully on port (\d+)", line) for line in process.stdout)
         port = next(found[1] for found in said if found)
         # As root there is no sandbox, and a small /dev/shm is what containers have.
-        always = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-proxy-server"]
+        always = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-dev-shm-usage",
+            "--disable-gpu",
+            "--no-proxy-server",
+        ]
+        # A click would go where its target was before a smooth scroll.
+        always.append("--force-prefers-reduced-motion")
         browser = Browser(f"http://127.0.0.1:{port}", [*always, f"--user-data-dir={folder}", *options])
         try:
             yield browser
