@@ -187,10 +187,10 @@ def _run(run: testruns.Run) -> dict[str, str]:
 
 
 def hardware_text(hardware: Hardware | None) -> str:
-    """The machine of a test: `2 × H100, driver 550.54`; '' where none was put on record."""
+    """The machine of a test: `2 x H100, driver 550.54`; '' where none was put on record."""
     if hardware is None:
         return ""
-    gpus = ", ".join(f"{count} × {model}" for model, count in Counter(hardware.gpus).items())
+    gpus = ", ".join(f"{count} x {model}" for model, count in Counter(hardware.gpus).items())
     return (gpus or "no GPU") + (f", driver {hardware.driver}" if hardware.driver else "")
 
 

@@ -25,7 +25,7 @@ from markupsafe import Markup
 
 from kiln import __version__, files, imagepage, publish
 from kiln.errors import BusyError, KilnError, SpaceError, StoreError
-from kiln.imagepage import Image, Version
+from kiln.imagepage import Version
 from kiln.site import Site
 from kiln.store import Store
 
@@ -67,9 +67,10 @@ class Frame:
     def render(self, template: str, values: dict[str, Any]) -> bytes:
         text = self.environment.get_template(template).render(
             **values,
-            style=Markup(self.style),
+            # The two are no values of anybody's: they are Kiln's own files.
+            style=Markup(self.style),  # noqa: S704
             style_hash=_hash(self.style),
-            script=Markup(self.script),
+            script=Markup(self.script),  # noqa: S704
             script_hash=_hash(self.script),
             mark=self.mark,
             kiln=__version__,
@@ -85,8 +86,10 @@ def _hash(text: str) -> str:
 
 
 def write(store: Store, site: Site, changed: str, notify: Callable[[str], None]) -> None:
-    """Make the table anew, and the pages that are not as they should be: that of the image `changed`, those of
-    images on a revoked version of it, and those that are missing or that another Kiln made.
+    """Make the table anew, and the pages that are not as they should be.
+
+    Those are the page of the image `changed`, those of images on a revoked version of it, and those that are
+    missing or that another Kiln made.
 
     What was published is published: a page that can't be written is told by `notify`.
     """
@@ -155,7 +158,8 @@ def _on_revoked(store: Store, name: str) -> set[str]:
         }
     except (OSError, *imagepage.DAMAGED):
         return set()
-    found, new = set(), {name}
+    found: set[str] = set()
+    new = {name}
     while new:
         new = {other for other in bases if _any_on(bases[other], new)} - found
         found |= new

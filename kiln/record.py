@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kiln.errors import StoreError
 from kiln.hardware import Hardware
@@ -228,11 +228,11 @@ def _known(
     model: type[Record | LayerRecord | SmokeResult | PackageChange | Hardware | Package | Finding],
     data: Mapping[str, Any],
 ) -> dict[str, Any]:
-    names = _names(model)
+    names = _names(cast(Hashable, model))
     return {name: value for name, value in data.items() if name in names}
 
 
 @functools.cache
-def _names(model: type[Any]) -> frozenset[str]:
+def _names(model: Any) -> frozenset[str]:
     # A record has a thousand packages, and a store a thousand records.
     return frozenset(item.name for item in fields(model))

@@ -1,7 +1,7 @@
 """The lines with which a user starts an image, ready to paste.
 
-Owns their text: enroot's own commands, the job scripts that the site's scheduler reads (PBS with enroot as its
-container engine; Slurm with pyxis), and torchrun with the rendezvous of the job. Runs nothing.
+Owns their text: enroot's own commands, the job scripts that the site's scheduler reads (PBS with enroot as
+its container engine; Slurm with pyxis), and torchrun with the rendezvous of the job. Runs nothing.
 """
 
 from __future__ import annotations

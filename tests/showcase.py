@@ -6,8 +6,8 @@ python -m tests.showcase FOLDER [IMAGES VERSIONS]     to look at it in a browser
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
-import random
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,7 +27,13 @@ NOW = datetime(2026, 11, 20, 9, 30, tzinfo=timezone.utc)
 H100 = Hardware(("NVIDIA H100 80GB HBM3",) * 2, "550.54.15", "5.15.0-1063-nvidia")
 NO_GPU = Hardware((), "", "6.8.0-45-generic")
 PLACE = "/usr/local/lib/python3.12/dist-packages"
-PYTHONS = ("torch 2.7.0", "numpy 1.26.4", "transformers 4.51.3", "accelerate 1.6.0", "pandas 2.2.3")
+PYTHONS = (
+    ("torch", "2.7.0"),
+    ("numpy", "1.26.4"),
+    ("transformers", "4.51.3"),
+    ("accelerate", "1.6.0"),
+    ("pandas", "2.2.3"),
+)
 NAMES = (
     "pytorch-llm",
     "pytorch-fsdp",
@@ -59,7 +65,7 @@ def packages(seed: int, step: int, count: int) -> tuple[Package, ...]:
     """Packages of one version; of those of the version before (`step` less by one) a few differ."""
     many = [Package(APT, f"lib{word}{seed % 7}", f"{seed % 5 + 1}.{at % 9}-{1 + step // 3}", "amd64")
             for at, word in enumerate(f"example{number}" for number in range(count))]  # fmt: skip
-    pythons = [Package(PYTHON, *each.split(" "), PLACE) for each in PYTHONS]
+    pythons = [Package(PYTHON, name, version, PLACE) for name, version in PYTHONS]
     pythons += [
         Package(PYTHON, f"module-{at}", f"{1 + (step + at) // 40}.{at % 10}", PLACE) for at in range(90)
     ]
@@ -93,7 +99,7 @@ def record(
         name=name,
         version="",
         file="",
-        digest=f"sha256:{random.Random(f'{name} {step}').getrandbits(256):064x}",
+        digest=f"sha256:{hashlib.sha256(f'{name} {step}'.encode()).hexdigest()}",
         size=(6 + number % 5) * 10**9 + step * 37_000_000,
         base=base or f"nvcr.io/nvidia/pytorch:{label(step)}",
         base_digest=f"sha256:{step // 2:064x}",
@@ -132,7 +138,7 @@ def put(
 
 
 def make(root: Path, images: int = len(NAMES), versions: int = 5, count: int = 260) -> Store:
-    """`images` images of `versions` each with `count` apt packages: deprecated, revoked, candidate, doubtful and odd ones among them."""
+    """Images with `count` apt packages: deprecated, revoked, candidate and doubtful ones among them."""
     store = Store(root)
     names = [*NAMES, *(f"image-{number:03}" for number in range(len(NAMES), images))][:images]
     for number, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""A real Chromium without a window, driven as the W3C's WebDriver says: JSON over HTTP to Debian's chromedriver."""
+"""A real Chromium without a window, driven by W3C's WebDriver: JSON over HTTP to Debian's chromedriver."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ class Browser:
 
     def texts(self, selector: str) -> list[str]:
         """The texts of all elements that can be seen, as they are seen."""
-        script = "return [...document.querySelectorAll(arguments[0])].filter(e => e.checkVisibility()).map(e => e.innerText)"
+        found = "[...document.querySelectorAll(arguments[0])]"
+        script = f"return {found}.filter(e => e.checkVisibility()).map(e => e.innerText)"
         return [str(text) for text in self.run(script, selector)]
 
     def log(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The pages of an images folder in a real browser: from a file, from a web server, by keyboard, on a phone."""
+"""The pages of an images folder in a real browser: from files and a web server, by keyboard, on a phone."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ ODD = "bilder ü & \"<b>\" 'x' #1 100%"
 NAMES = "#images tbody tr th a"
 # WCAG 2.2, 1.4.3: every text that can be seen, against what lies behind it.
 CONTRASTS = """
-const light = (c) => { const [r, g, b] = c.map(v => { v /= 255; return v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
-  return .2126 * r + .7152 * g + .0722 * b; };
+const linear = (v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+const light = (c) => .2126 * linear(c[0] / 255) + .7152 * linear(c[1] / 255) + .0722 * linear(c[2] / 255);
 const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-const behind = (e) => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if ((c[3] ?? 1) === 1) return c; }
-  return parse(getComputedStyle(document.documentElement).backgroundColor); };
+const ground = (e) => parse(getComputedStyle(e).backgroundColor);
+const behind = (e) => (ground(e)[3] ?? 1) === 1 ? ground(e) : behind(e.parentElement);
 const poor = [];
 for (const e of document.querySelectorAll("body *")) {
-  if (!e.checkVisibility() || ![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;
+  const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+  if (!own || !e.checkVisibility()) continue;
   const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
   const ratio = (a + .05) / (b + .05);
   if (ratio < 4.5) poor.push([e.tagName, e.className, e.textContent.trim().slice(0, 30), ratio]);
@@ -202,7 +203,8 @@ def pasted(browser: Browser) -> str:
     # The copy is made when the button says so.
     browser.run(
         "const copied = () => [...document.querySelectorAll('.copy')].some(e => e.textContent === 'Copied');"
-        "return new Promise(done => { const look = () => copied() ? done() : requestAnimationFrame(look); look(); })"
+        "return new Promise(done => {"
+        "  const look = () => copied() ? done() : requestAnimationFrame(look); look(); })"
     )
     browser.run("document.body.append(Object.assign(document.createElement('textarea'), {id: 'paste'}))")
     browser.click("#paste")

@@ -88,7 +88,7 @@ def test_a_table_of_all_images_and_a_page_for_each(shown: Store) -> None:
 def test_a_page_has_versions_packages_differences_tests_start_lines_and_history(shown: Store) -> None:
     seen = of(shown, "sglang").text
     wanted = ["enroot create --name sglang", "container_engine=enroot", "torchrun", "transformers", "4.51.3"]
-    wanted += ["2 × NVIDIA H100 80GB HBM3, driver 550.54.15", "all-reduce over 2 ranks", "tester@gpu7"]
+    wanted += ["2 x NVIDIA H100 80GB HBM3, driver 550.54.15", "all-reduce over 2 ranks", "tester@gpu7"]
     wanted += ["Since 25.01-py3-r2: base, 3 Python packages", "candidate", "HF_HOME=/workspace/hf"]
     wanted += ["published 25.02-py3-r1, current moved to it: was 25.01-py3-r2", "curator@login1"]
     assert [text for text in wanted if text not in seen] == []

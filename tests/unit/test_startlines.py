@@ -89,7 +89,7 @@ def test_the_file_of_variables_is_the_sites_or_left_for_the_user(aspire: Site) -
 
     assert "#PBS -l enroot_env_file=/etc/env.conf" in header("/etc/env.conf")
     assert '#PBS -l container_image="/a b,c/x.sqsh"' in header("")
-    assert [line for line in header("") if "env_file" in line][0].startswith("##PBS")
+    assert next(line for line in header("") if "env_file" in line).startswith("##PBS")
 
 
 def test_a_laptop_has_no_batch_lines_and_odd_paths_are_quoted(laptop: Site) -> None:
