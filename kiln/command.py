@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from invoke.exceptions import Exit
 
 from kiln import files, ui
-from kiln.context import Context, find_root, open_context
+from kiln.checkout import find_root
+from kiln.context import Context, open_context
 from kiln.errors import Interrupted, KilnError
 from kiln.run import SIGNALS
 from kiln.selection import select

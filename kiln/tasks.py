@@ -16,9 +16,9 @@ from invoke.exceptions import Exit
 from invoke.program import Program
 from invoke.tasks import task
 
-from kiln import __version__, catalog, companions, render, storetasks
+from kiln import __version__, catalog, companions, completion, render, storetasks
+from kiln.checkout import find_root
 from kiln.command import for_each, opened, options
-from kiln.context import find_root
 from kiln.errors import UsageError
 from kiln.run import attach, host_environment
 
@@ -319,6 +319,7 @@ namespace = Collection()
 for _each in (plan, lock, fetch, build, list_, show, diff, verify, doctor_, gc, test):
     namespace.add_task(_each)
 namespace.add_task(shell_, name="shell")
+namespace.add_task(completion.completion)
 for _each in storetasks.TASKS:
     namespace.add_task(_each)
 

@@ -51,7 +51,7 @@ LAYERS = (
     ("order", "build"),
     ("locking", "lockcheck"),
     ("shell", "render", "rebuild", "pull", "retest"),
-    ("diffview", "storeview", "command", "storetasks"),
+    ("diffview", "storeview", "command", "storetasks", "complete", "completion"),
     ("tasks",),
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
