@@ -40,13 +40,13 @@ _NAMES = {
 
 
 def table(commands: Collection) -> dict[str, Any]:
-    """For each command the kinds of its values, in order, and its options with theirs."""
+    """For each command the kinds of its values, in order, and its options with theirs; a value may be either."""
     made = {}
     for name in commands.task_names:
         arguments = commands[name].get_arguments()
         made[name] = {
             "values": [_kind(name, each) for each in arguments if each.positional],
-            "options": {f"--{_dashed(each)}": _kind(name, each) for each in arguments if not each.positional},
+            "options": {f"--{_dashed(each)}": _kind(name, each) for each in arguments},
         }
     return made
 

@@ -35,7 +35,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def environ(images: Path | str) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "HOME": "/", "KILN_IMAGES": str(images), "TERM": "dumb"}
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": "/",
+        "KILN_IMAGES": str(images),
+        "TERM": "dumb",
+        "LC_ALL": "C.UTF-8",
+    }
 
 
 def bash(line: str, images: Path | str, program: str = "kiln", cwd: Path = ROOT) -> list[str]:
