@@ -40,7 +40,7 @@ _NAMES = {
 
 
 def table(commands: Collection) -> dict[str, Any]:
-    """For each command the kinds of its values, in order, and its options with theirs; a value may be either."""
+    """For each command the kinds of its values, in order, and of its options; a value may be given as one."""
     made = {}
     for name in commands.task_names:
         arguments = commands[name].get_arguments()

@@ -22,6 +22,7 @@ from tests.conftest import NO_SHELL
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20
+FSDP = [f"pytorch-fsdp:{each}" for each in ("1.0-r1", "1.0-r2", "current")]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,8 @@ printf '%s\\n' "${COMPREPLY[@]}"
         ("kiln show demo:1.", ["1.0-r1", "1.0-r2"]),
         ("kiln promote de", ["demo:1.0-r1", "demo:1.0-r2", "demo:current"]),
         ("kiln promote demo:1.0-r1 --channel c", ["candidate", "current"]),
-        ("kiln deprecate demo:1.0-r1 --use pytorch-l", ["pytorch-llm", *(f"pytorch-llm:{v}" for v in ("1.0-r1", "1.0-r2", "current"))]),
+        ("kiln deprecate demo:1.0-r1 --use pytorch-llm:1.0-r1", ["1.0-r1"]),
+        ("kiln deprecate demo:1.0-r1 --use=pytorch-f", ["pytorch-fsdp", *FSDP]),
         ("kiln history de", ["demo"]),
         ("kiln diff demo:1.0-r1 demo:c", ["current"]),
         ("kiln build hel", ["hello"]),
@@ -131,7 +133,7 @@ def typed(argv: list[str], lines: list[str], env: dict[str, str], until: str) ->
     pid, master = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
-        os.execve(argv[0], argv, env)
+        os.execve(argv[0], argv, env)  # noqa: S606
     seen, ends = "", time.monotonic() + SECONDS
     try:
         os.write(master, "\n".join(lines).encode())
