@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from invoke.collection import Collection
-from invoke.tasks import task
 
 from kiln import complete
-from kiln.command import command
 from kiln.errors import UsageError
 
 SHELLS = ("bash", "fish", "zsh")
@@ -79,13 +77,3 @@ def script(shell: str, program: str, commands: Collection) -> str:
     for mark, value in values.items():
         text = text.replace(mark, value)
     return text
-
-
-@task(help={"shell": ", ".join(SHELLS)})
-def completion(_: Any, shell: str) -> None:
-    """Print what has a shell complete commands and images: see docs/completion.md."""
-    from kiln.tasks import namespace
-
-    with command(False):
-        program = Path(sys.argv[0]).name
-        sys.stdout.write(script(shell, "kiln" if program == "kiln" else "invoke", namespace))

@@ -18,7 +18,7 @@ from invoke.tasks import task
 
 from kiln import __version__, catalog, companions, completion, render, storetasks
 from kiln.checkout import find_root
-from kiln.command import for_each, opened, options
+from kiln.command import command, for_each, opened, options
 from kiln.errors import UsageError
 from kiln.run import attach, host_environment
 
@@ -315,11 +315,19 @@ def test(_: InvokeContext, only: str = "tests", match: str = "") -> None:
     raise Exit(code=attach(argv, what="run the tests", env={**os.environ, **host_environment(os.environ)}))
 
 
+@task(name="completion", help={"shell": ", ".join(completion.SHELLS)})
+def completion_(_: InvokeContext, shell: str) -> None:
+    """Print what has a shell complete commands and images: see docs/completion.md."""
+    with command(False):
+        program = "kiln" if os.path.basename(sys.argv[0]) == "kiln" else "invoke"
+        sys.stdout.write(completion.script(shell, program, namespace))
+
+
 namespace = Collection()
 for _each in (plan, lock, fetch, build, list_, show, diff, verify, doctor_, gc, test):
     namespace.add_task(_each)
 namespace.add_task(shell_, name="shell")
-namespace.add_task(completion.completion)
+namespace.add_task(completion_)
 for _each in storetasks.TASKS:
     namespace.add_task(_each)
 
