@@ -16,7 +16,7 @@ from invoke.exceptions import Exit
 from invoke.program import Program
 from invoke.tasks import task
 
-from kiln import __version__, catalog, companions, completion, render, storetasks
+from kiln import __version__, catalog, companions, completion, render, startlines, storetasks
 from kiln.checkout import find_root
 from kiln.command import command, for_each, opened, options
 from kiln.errors import UsageError
@@ -186,7 +186,10 @@ def show(
             render.image, entry=entry, channels=channels, site=context.site, beside=beside, fit=fit
         )
         details = catalog.details(entry, channels, beside)
-        context.ui.result({**details, "driver": vars(fit) if fit else None}, shown)
+        torch = startlines.has_torch(entry.record)
+        lines = startlines.blocks(entry.name, str(entry.path), context.site, torch=torch)
+        start = [{"title": title, "lines": each} for title, each in lines]
+        context.ui.result({**details, "driver": vars(fit) if fit else None, "start": start}, shown)
 
 
 @task(
