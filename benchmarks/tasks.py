@@ -8,7 +8,7 @@ from pathlib import Path
 from invoke.context import Context as InvokeContext
 from invoke.tasks import task
 
-from kiln.tasks import command
+from kiln.command import command
 
 ROOT = Path(__file__).resolve().parents[1]
 HELP = {

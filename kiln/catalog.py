@@ -11,13 +11,13 @@ from kiln.record import Record
 from kiln.store import CANDIDATE, CURRENT, Entry, Store
 
 
-def current(store: Store) -> list[tuple[Entry, dict[str, str]]]:
+def current(store: Store, *, packages: bool = False) -> list[tuple[Entry, dict[str, str]]]:
     """For each image the version that a user gets (current, candidate, newest), and its channels."""
     rows = []
     for name in store.names():
         channels = store.channels(name)
         version = channels.get(CURRENT) or channels.get(CANDIDATE) or store.versions(name)[-1]
-        rows.append((store.entry(name, version), channels))
+        rows.append((store.entry(name, version, packages=packages), channels))
     return rows
 
 

@@ -6,6 +6,7 @@ forced: its configuration could run anything.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,3 +74,14 @@ def git(root: Path, env: Mapping[str, str], *words: str) -> Result:
     return run(
         ["git", *words], what=f"ask git in {root}", env=env, timeout=GIT_SECONDS, check=False, cwd=root
     )
+
+
+def find_root(environ: Mapping[str, str]) -> Path:
+    """The checkout: KILN_ROOT, else the nearest folder upwards with manifests, else Kiln's own."""
+    if named := environ.get("KILN_ROOT"):
+        return Path(named).resolve()
+    here = Path(os.getcwd())
+    for folder in (here, *here.parents):
+        if (folder / "manifests").is_dir() and (folder / "sites").is_dir():
+            return folder
+    return Path(__file__).resolve().parent.parent

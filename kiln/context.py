@@ -202,14 +202,3 @@ def open_context(
         )
     loaded = site.load(site_name, root, {**environ, **({"KILN_IMAGES": images} if images else {})})
     return Context(root, loaded, environ, ui)
-
-
-def find_root(environ: Mapping[str, str]) -> Path:
-    """The checkout: KILN_ROOT, else the nearest folder upwards with manifests, else Kiln's own."""
-    if named := environ.get("KILN_ROOT"):
-        return Path(named).resolve()
-    here = Path(os.getcwd())
-    for folder in (here, *here.parents):
-        if (folder / "manifests").is_dir() and (folder / "sites").is_dir():
-            return folder
-    return Path(__file__).resolve().parent.parent

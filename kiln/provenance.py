@@ -82,7 +82,7 @@ def write(rootfs: Path, plan: Plan, found: Inventory, tools: Tools, commit: str,
         MANIFEST: plan.manifest.text,
         **({LOCK: lock} if lock else {}),
         PROVENANCE: json.dumps(describe(plan, tools, commit), indent=2, ensure_ascii=False) + "\n",
-        PACKAGES: f'{{\n  "format": {FORMAT},\n  "packages": {rows(found.packages)}\n}}\n',
+        PACKAGES: f'{{\n  "format": {FORMAT},\n  "packages": [{rows(found.packages)}]\n}}\n',
     }
     before = {f"{BASE}/{name}": data for name, data in _existing(rootfs)}
     place = files.inside(rootfs, FOLDER)

@@ -18,10 +18,12 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from kiln import companions, files
+from kiln import companions, files, history
 from kiln.companions import Sign
 from kiln.errors import ExportError, KilnError, StoreError
+from kiln.history import Change
 from kiln.record import Record
 from kiln.run import unbroken
 from kiln.store import BESIDE, CANDIDATE, CURRENT, Store, next_version
@@ -87,19 +89,32 @@ def _put(
     with files.translated(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with (
-        files.locked(folder / LOCK, wait=WAIT_SECONDS, on_wait=notify),
+        image_lock(store, record.name, notify),
         _staged(folder, finished, record.digest) as staged,
     ):
-        version = next_version(store.versions(record.name), label)
+        # A number is never given twice, also when its version has been removed.
+        known = [change.version for change in history.read(store, record.name)]
+        version = next_version([*store.versions(record.name), *known], label)
         named = dataclasses.replace(record, version=version, file=store.image(record.name, version).name)
         done, beside = companions.make(named, sign)
         _put_beside(store, done, beside)
         channel = CANDIDATE if done.smoke_state == "incomplete" else CURRENT
+        before = store.channels(done.name).get(channel, "")
+        who, time = history.stamp()
+        change = Change(history.PUBLISH, version, channel, before, who=who, time=time)
         with unbroken():
             _place(staged, store.image(done.name, version))
             published.append(done)
+            history.add(store, done.name, change)
             files.link_atomic(store.channel(done.name, channel), done.file)
     return channel
+
+
+def image_lock(
+    store: Store, name: str, notify: Callable[[str], None]
+) -> contextlib.AbstractContextManager[None]:
+    """Be the one who changes an image's versions and channels. Raises `BusyError`."""
+    return files.locked(store.folder(name) / LOCK, wait=WAIT_SECONDS, on_wait=notify)
 
 
 def _put_beside(store: Store, record: Record, texts: Mapping[str, bytes]) -> None:
@@ -162,24 +177,31 @@ def _place(staged: Path, final: Path) -> None:
         files.sync_folder(final.parent)
 
 
+def catalog_lock(store: Store, notify: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
+    """Be the one who makes what is made from all records. Raises `BusyError`."""
+    return files.locked(store.root / LOCK, wait=WAIT_SECONDS, on_wait=notify)
+
+
 def refresh_catalog(store: Store, notify: Callable[[str], None]) -> None:
     """Make catalog.json anew from the records; damaged ones are named in it, and stop nothing."""
-    with files.locked(store.root / LOCK, wait=WAIT_SECONDS, on_wait=notify):
-        images: dict[str, object] = {}
-        for name in store.names():
-            entries = [store.entry(name, version) for version in store.versions(name)]
-            images[name] = {
-                "channels": store.channels(name),
-                "versions": [
-                    {key: value for key, value in asdict(entry.record).items() if key in TOP_FIELDS}
-                    | {"smoke": entry.record.smoke_state}
-                    if entry.record
-                    else {"version": entry.version, "problem": entry.problem}
-                    for entry in entries
-                ],
-            }
+    with catalog_lock(store, notify):
+        images = {name: _summary(store, name) for name in store.names()}
         text = json.dumps({"format": 1, "images": images}, indent=1, ensure_ascii=False) + "\n"
         files.write_atomic(store.catalog, text.encode())
+
+
+def _summary(store: Store, name: str) -> dict[str, Any]:
+    """What the catalogue says of one image."""
+    changes, versions = history.read(store, name), []
+    for version in store.versions(name):
+        entry, standing = store.entry(name, version), history.standing(changes, version)
+        if entry.record is None:
+            summary: dict[str, Any] = {"version": version, "problem": entry.problem}
+        else:
+            known = asdict(entry.record)
+            summary = {**{key: known[key] for key in TOP_FIELDS}, "smoke": entry.record.smoke_state}
+        versions.append({**summary, **standing.to_data()})
+    return {"channels": store.channels(name), "versions": versions}
 
 
 def mend_catalog(store: Store, record: Record, notify: Callable[[str], None]) -> None:

@@ -6,17 +6,20 @@ doesn't know are kept out, ones that a record lacks have defaults.
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kiln.errors import StoreError
 from kiln.hardware import Hardware
 from kiln.inventory import Package
 
 FORMAT = 1
+# Where the packages begin in a record's text; nothing comes after them.
+PACKAGES = b',\n  "packages": ['
 ERROR, WARNING = "error", "warning"
 
 
@@ -140,7 +143,7 @@ class Record:
         data = asdict(self)
         del data["packages"]
         head = json.dumps(data, indent=2, ensure_ascii=False).removesuffix("\n}")
-        return f'{head},\n  "packages": {rows(self.packages)}\n}}\n'
+        return f"{head}{PACKAGES.decode()}{rows(self.packages)}]\n}}\n"
 
     @property
     def smoke_state(self) -> str:
@@ -154,7 +157,7 @@ class Record:
 
 
 def rows(packages: Sequence[Package]) -> str:
-    """Packages as a JSON list, a line each, without what is empty and without their own requirements."""
+    """Packages as the items of a JSON list, a line each, without what is empty and their own requirements."""
     lines = [
         json.dumps(
             {name: value for name, value in asdict(package).items() if value and name != "requires"},
@@ -162,37 +165,55 @@ def rows(packages: Sequence[Package]) -> str:
         )
         for package in packages
     ]
-    return "[\n    " + ",\n    ".join(lines) + "\n  ]" if lines else "[]"
+    return "\n    " + ",\n    ".join(lines) + "\n  " if lines else ""
 
 
-def read(path: Path) -> Record:
-    """The record in a file. Raises `StoreError` for one that is missing, damaged or of a newer Kiln."""
+def read(path: Path, *, packages: bool = True) -> Record:
+    """The record in a file, without its packages if they aren't wanted: they are most of it.
+
+    Raises `StoreError` for one that is missing, damaged or of a newer Kiln.
+    """
     try:
-        data = json.loads(path.read_text())
+        data = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path} can't be read as a record: {error}", f"look at it: less {path}") from error
+    head, found, _ = data.partition(PACKAGES)
+    return parse(head + b"\n}" if found and not packages else data, str(path))
+
+
+def parse(text: bytes, place: str) -> Record:
+    """The record in a text; `place` is where it comes from, for messages. Raises `StoreError`."""
+    try:
+        data = json.loads(text)
         if data["format"] > FORMAT:
             raise StoreError(
-                f"{path} was written by a newer Kiln (format {data['format']})", "update this Kiln"
+                f"{place} was written by a newer Kiln (format {data['format']})", "update this Kiln"
             )
         values = _known(Record, data)
         values["layers"] = tuple(
             LayerRecord(**{**_known(LayerRecord, item), "changes": package_changes(item.get("changes", ()))})
             for item in data.get("layers", ())
         )
-        values["smoke"] = tuple(
-            SmokeResult(
-                **{
-                    **_known(SmokeResult, item),
-                    "args": tuple(item["args"]),
-                    "hardware": _hardware(item.get("hardware")),
-                }
-            )
-            for item in data.get("smoke", ())
-        )
+        values["smoke"] = smoke_results(data.get("smoke", ()))
         values["packages"] = tuple(Package(**_known(Package, item)) for item in data.get("packages", ()))
         values["findings"] = tuple(Finding(**_known(Finding, item)) for item in data.get("findings", ()))
         return Record(**values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{path} can't be read as a record: {error}", f"look at it: less {path}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        look = f"look at it: less {place}"
+        raise StoreError(f"{place} can't be read as a record: {error}", look) from error
+
+
+def smoke_results(data: Iterable[Mapping[str, Any]]) -> tuple[SmokeResult, ...]:
+    return tuple(
+        SmokeResult(
+            **{
+                **_known(SmokeResult, item),
+                "args": tuple(item["args"]),
+                "hardware": _hardware(item.get("hardware")),
+            }
+        )
+        for item in data
+    )
 
 
 def package_changes(data: Iterable[Mapping[str, Any]]) -> tuple[PackageChange, ...]:
@@ -207,5 +228,11 @@ def _known(
     model: type[Record | LayerRecord | SmokeResult | PackageChange | Hardware | Package | Finding],
     data: Mapping[str, Any],
 ) -> dict[str, Any]:
-    names = {item.name for item in fields(model)}
+    names = _names(cast(Hashable, model))
     return {name: value for name, value in data.items() if name in names}
+
+
+@functools.cache
+def _names(model: Any) -> frozenset[str]:
+    # A record has a thousand packages, and a store a thousand records.
+    return frozenset(item.name for item in fields(model))

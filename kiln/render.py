@@ -189,7 +189,8 @@ def smoke(console: Console, results: Sequence[SmokeResult]) -> None:
 
 
 def start(console: Console, record: Record, path: str, site: Site) -> None:
-    for title, lines in startlines.blocks(record.name, path, site):
+    torch = startlines.has_torch(record)
+    for title, lines in startlines.blocks(record.name, path, site, torch=torch):
         console.print(Text(f"\n{title}", style="bold"))
         for line in lines:
             console.print(Text(f"  {line}"), soft_wrap=True)

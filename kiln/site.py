@@ -149,6 +149,16 @@ class Start(Model):
     )
 
 
+class Retention(Model):
+    """What `invoke gc --store` leaves of published images."""
+
+    keep_last: Annotated[Number, Field(ge=1)] = Field(
+        default=3, description="This many of the last versions of each image stay."
+    )
+    grace: Age = Field(default=30 * DAY, description="Whatever is younger stays: `30d`.")
+    trash: Age = Field(default=14 * DAY, description="How long a removed version can be put back: `14d`.")
+
+
 class Pbs(Model):
     """What a job's first lines have on this site."""
 
@@ -204,6 +214,7 @@ class Site(Model):
     )
     indexes: Indexes = Field(default=Indexes(), description="Where pip and uv find packages.")
     layers: Layers = Field(default=Layers(), description="What is kept of each build for the next one.")
+    store: Retention = Field(default=Retention(), description="How long published images stay.")
     scheduler: Literal["none", "pbs", "slurm"] = Field(default="none", description="What runs jobs here.")
     pbs: Pbs | None = Field(default=None, description="For the lines of a PBS job.")
     driver: DriverVersion = Field(

@@ -5,6 +5,7 @@
       NAME/NAME-VERSION.json       its record; beside it .json.sig, .cdx.json, .provenance.json
       NAME/NAME-VERSION.sha256     for people with only coreutils
       NAME/CHANNEL.sqsh            -> NAME-VERSION.sqsh, a relative link
+      NAME/history.jsonl           see `kiln.history`
       catalog.json                 made from the records, see `kiln.publish`
 
 Reads only. A version is there when its .sqsh is: a record without one belongs to a publish that is
@@ -13,6 +14,7 @@ under way or was cut off.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
@@ -20,12 +22,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kiln import record
+from kiln import record, testruns
 from kiln.errors import StoreError
 from kiln.record import Record
 
 CURRENT, CANDIDATE = "current", "candidate"
-CHANNELS = (CURRENT, CANDIDATE)
+FIRST_CHANNELS = (CURRENT, CANDIDATE)
 RECORD, SIGNATURE, SBOM, PROVENANCE = "json", "json.sig", "cdx.json", "provenance.json"
 CHECKSUM = "sha256"
 BESIDE = (RECORD, SIGNATURE, SBOM, PROVENANCE, CHECKSUM)
@@ -65,6 +67,10 @@ class Store:
     def beside(self, name: str, version: str, suffix: str) -> Path:
         return self.folder(name) / f"{name}-{version}.{suffix}"
 
+    def tests(self, name: str, version: str) -> Path:
+        """Later runs of smoke hooks: see `kiln.testruns`."""
+        return self.folder(name) / f"{name}-{version}.tests.jsonl"
+
     def channel(self, name: str, channel: str) -> Path:
         return self.folder(name) / f"{channel}.sqsh"
 
@@ -102,28 +108,35 @@ class Store:
         return sorted((version for version in found if split_version(version)), key=_order)
 
     def channels(self, name: str) -> dict[str, str]:
-        """Which version each channel of an image leads to."""
-        found = {}
-        for channel in CHANNELS:
-            try:
-                target = os.readlink(self.channel(name, channel))
-            except OSError:
-                continue
-            found[channel] = target.removeprefix(f"{name}-").removesuffix(".sqsh")
-        return found
+        """Which version each channel of an image leads to; `current` and `candidate` first."""
+        prefix, suffix, found = f"{name}-", ".sqsh", {}
+        try:
+            links = [entry.name for entry in os.scandir(self.folder(name)) if entry.is_symlink()]
+        except OSError:
+            return {}
+        for link in links:
+            with contextlib.suppress(OSError):
+                target = os.readlink(self.folder(name) / link)
+                if link.endswith(suffix) and target.startswith(prefix) and target.endswith(suffix):
+                    found[link.removesuffix(suffix)] = target[len(prefix) : -len(suffix)]
+        first = [channel for channel in FIRST_CHANNELS if channel in found]
+        return {channel: found[channel] for channel in (*first, *sorted(set(found) - set(first)))}
 
-    def entry(self, name: str, version: str) -> Entry:
+    def entry(self, name: str, version: str, *, packages: bool = False) -> Entry:
+        """One version, with its packages if they are wanted."""
         path = self.image(name, version)
         try:
-            return Entry(name, version, path, record.read(self.record(name, version)))
+            found = record.read(self.record(name, version), packages=packages)
+            runs = testruns.read(self.tests(name, version))
+            return Entry(name, version, path, testruns.together(found, runs))
         except StoreError as error:
             return Entry(name, version, path, None, error.message)
 
     def led_to(self, name: str) -> list[Entry]:
         """The versions that an image's channels lead to, `current`'s first."""
         versions, channels = set(self.versions(name)), self.channels(name)
-        wanted = [channels[channel] for channel in CHANNELS if channels.get(channel) in versions]
-        return [self.entry(name, version) for version in dict.fromkeys(wanted)]
+        wanted = [version for version in channels.values() if version in versions]
+        return [self.entry(name, version, packages=True) for version in dict.fromkeys(wanted)]
 
     def entries(self) -> Iterator[Entry]:
         for name in self.names():
@@ -149,7 +162,7 @@ class Store:
             raise StoreError(
                 f"no version '{wanted}' of {name} in {self.root}", f"there are: {', '.join(versions[-8:])}"
             )
-        return self.entry(name, version)
+        return self.entry(name, version, packages=True)
 
 
 def split_version(version: str) -> tuple[str, int] | None:

@@ -1,17 +1,14 @@
-"""The commands: arguments in, one call, rendering out. The only place that exits.
+"""The commands: arguments in, one call, rendering out. What they have in common is in `kiln.command`.
 
-The same tasks are `invoke NAME` in a checkout and `kiln NAME` anywhere. Turns errors into messages
-and exit codes, and signals into `Interrupted`, so that every block on the way out tidies up.
+The same tasks are `invoke NAME` in a checkout and `kiln NAME` anywhere; those of the store are in
+`kiln.storetasks`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
 
 from invoke.collection import Collection
 from invoke.context import Context as InvokeContext
@@ -19,80 +16,11 @@ from invoke.exceptions import Exit
 from invoke.program import Program
 from invoke.tasks import task
 
-from kiln import __version__, catalog, companions, files, render, ui
-from kiln.context import Context, find_root, open_context
-from kiln.errors import Interrupted, KilnError, UsageError
-from kiln.run import SIGNALS, attach, host_environment
-from kiln.selection import select
-
-HELP = {
-    "name": "the image; several as a comma list, a pattern in quotes, or 'all'",
-    "site": "the site profile (default: KILN_SITE, else local)",
-    "images": "the images folder, in place of the site's",
-    "runtime": "enroot or embedded (default: enroot where it is installed)",
-    "no_cache": "run every layer anew, whatever there is of an earlier build",
-    "locked": "demand a lock: fail where there is none",
-    "from": "run this layer (its number in 'plan') and those after it anew",
-    "json": "JSON lines in place of text",
-}
-
-
-@contextlib.contextmanager
-def command(as_json: bool) -> Iterator[ui.Ui]:
-    """Run a command: errors become a message and an exit code, signals an orderly end."""
-    shown = ui.make(as_json, sys.stdout, sys.stderr)
-    previous = {number: signal.signal(number, _interrupt) for number in SIGNALS}
-    try:
-        with files.full_disk_told():
-            yield shown
-    except KilnError as error:
-        shown.close()
-        shown.error(error)
-        raise Exit(code=error.exit_code) from error
-    except BrokenPipeError as error:
-        # The reader of our output went away (a pager, head): nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise Exit(code=128 + signal.SIGPIPE) from error
-    finally:
-        shown.close()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(number: int, _frame: object) -> None:
-    # One is enough: a second, while things are being tidied up, would leave them half done.
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    raise Interrupted(f"stopped by {signal.Signals(number).name}", number, "nothing was published")
-
-
-@contextlib.contextmanager
-def opened(as_json: bool, site: str | None, images: str | None) -> Iterator[Context]:
-    with command(as_json) as shown:
-        yield open_context(find_root(os.environ), site, images, os.environ, shown)
-
-
-def for_each(context: Context, text: str, work: Callable[[str], None]) -> None:
-    """Do `work` for each image that `text` means. One that fails does not stop the others."""
-    names = select(context.manifests, text)
-    failures = []
-    for name in names:
-        try:
-            work(name)
-        except KilnError as error:
-            if len(names) == 1 or isinstance(error, Interrupted):
-                raise
-            context.ui.error(error)
-            failures.append((name, error))
-    if failures:
-        raise Exit(
-            f"failed: {', '.join(name for name, _ in failures)} ({len(failures)} of {len(names)})",
-            code=failures[0][1].exit_code,
-        )
-
-
-def options(*names: str) -> dict[str, str]:
-    return {name: HELP[name] for name in names}
+from kiln import __version__, catalog, companions, completion, render, startlines, storetasks
+from kiln.checkout import find_root
+from kiln.command import command, for_each, opened, options
+from kiln.errors import UsageError
+from kiln.run import attach, host_environment
 
 
 @task(help=options("name", "site", "images", "runtime", "no_cache", "from", "json"))
@@ -258,7 +186,10 @@ def show(
             render.image, entry=entry, channels=channels, site=context.site, beside=beside, fit=fit
         )
         details = catalog.details(entry, channels, beside)
-        context.ui.result({**details, "driver": vars(fit) if fit else None}, shown)
+        torch = startlines.has_torch(entry.record)
+        lines = startlines.blocks(entry.name, str(entry.path), context.site, torch=torch)
+        start = [{"title": title, "lines": each} for title, each in lines]
+        context.ui.result({**details, "driver": vars(fit) if fit else None, "start": start}, shown)
 
 
 @task(
@@ -343,15 +274,28 @@ def doctor_(_: InvokeContext, site: str | None = None, images: str | None = None
     help={
         **options("site", "json"),
         "name": "only the kept builds of this image",
+        "images": options("images")["images"],
         "dry_run": "only say what would go, and why",
+        "store": "remove published versions that the site keeps no longer, in place of what builds left",
+        "undelete": "put NAME:VERSION back, which --store removed",
     }
 )
 def gc(
-    _: InvokeContext, name: str = "", site: str | None = None, dry_run: bool = False, json: bool = False
+    _: InvokeContext,
+    name: str = "",
+    site: str | None = None,
+    images: str | None = None,
+    dry_run: bool = False,
+    store: bool = False,
+    undelete: str = "",
+    json: bool = False,
 ) -> None:
     """Remove kept and killed builds, and what the cache hasn't needed for long or has no room for."""
     from kiln import garbage
 
+    if store or undelete:
+        storetasks.clear(site, images, undelete, dry_run=dry_run, as_json=json)
+        return
     with opened(json, site, None) as context:
         done = garbage.collect(context, name, dry_run=dry_run)
         context.ui.result(
@@ -374,10 +318,21 @@ def test(_: InvokeContext, only: str = "tests", match: str = "") -> None:
     raise Exit(code=attach(argv, what="run the tests", env={**os.environ, **host_environment(os.environ)}))
 
 
+@task(name="completion", help={"shell": ", ".join(completion.SHELLS)})
+def completion_(_: InvokeContext, shell: str) -> None:
+    """Print what has a shell complete commands and images: see docs/completion.md."""
+    with command(False):
+        program = "kiln" if os.path.basename(sys.argv[0]) == "kiln" else "invoke"
+        sys.stdout.write(completion.script(shell, program, namespace))
+
+
 namespace = Collection()
 for _each in (plan, lock, fetch, build, list_, show, diff, verify, doctor_, gc, test):
     namespace.add_task(_each)
 namespace.add_task(shell_, name="shell")
+namespace.add_task(completion_)
+for _each in storetasks.TASKS:
+    namespace.add_task(_each)
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ def test_a_first_publish_makes_everything(store: Store, put: Publisher) -> None:
         "demo-1.0-r1.cdx.json",
         "demo-1.0-r1.provenance.json",
         "demo-1.0-r1.sha256",
+        "history.jsonl",
     }
     assert os.readlink(folder / "current.sqsh") == "demo-1.0-r1.sqsh"
     assert stat.S_IMODE((folder / "demo-1.0-r1.sqsh").stat().st_mode) == 0o444
@@ -173,7 +174,7 @@ def test_killed_at_every_step_a_reader_sees_only_whole_images(
     assert fatal > 15
     last, _ = put("demo")
     assert store.channels("demo")["current"] == last.version
-    left = {path.name for path in store.folder("demo").iterdir()} - {".lock", "current.sqsh"}
+    left = {path.name for path in store.folder("demo").iterdir()} - {".lock", "current.sqsh", "history.jsonl"}
     stems = {f"demo-{version}" for version in store.versions("demo")}
     ends = ("sqsh", "json", "cdx.json", "provenance.json", "sha256")
     assert {name for name in left if not name.startswith(".")} == {

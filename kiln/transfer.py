@@ -1,0 +1,236 @@
+"""A file that is brought to a folder: verified as it comes, gone on with after a break, whole or not there.
+
+    FOLDER/.FILE.part      what has come so far; kept when it breaks off
+    FOLDER/.FILE.lock      held by the one process that brings it, on whichever node; removed at the end
+
+Owns these two, and when a file counts as the same. What has come is the digest's word alone; a file that
+lies at the target is taken for it by its size and its time, which every change of it would move on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import math
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from kiln import files
+from kiln.errors import SpaceError, StoreError
+from kiln.ui import size_text
+
+# Bytes. What is read is digested by another thread, so some pieces are in memory at a time.
+PIECE, AHEAD = 1 << 20, 8
+RESERVE_BYTES = 64 << 20
+
+Progress = Callable[[int, int], None]
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to come: `digest` is `sha256:<hex>`, `time` its modification time, in Unix seconds."""
+
+    file: str
+    size: int
+    digest: str
+    time: int
+
+
+class Source(Protocol):
+    def pieces(self, offset: int) -> contextlib.AbstractContextManager[tuple[int, Iterable[bytes]]]:
+        """The bytes from `offset` on, or from 0, and which of both. Raises `KilnError`, OSError."""
+        ...
+
+
+def bring(wanted: Wanted, source: Source, folder: Path, notify: Notify, progress: Progress) -> bool:
+    """Have the file in `folder`; returns whether it had to be brought.
+
+    Raises `StoreError` where another file has its name or the bytes are not those of the digest,
+    `SpaceError`, `BusyError`, and what the source raises.
+    """
+    target = folder / wanted.file
+    if _is_there(wanted, target):
+        return False
+    with files.translated(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / f".{wanted.file}.lock"
+    with files.locked(lock, wait=math.inf, on_wait=notify):
+        try:
+            if _is_there(wanted, target):
+                return False
+            part = folder / f".{wanted.file}.part"
+            _check_space(wanted, part)
+            _fill(wanted, source, part, progress)
+            _land(wanted, part, target)
+        finally:
+            lock.unlink(missing_ok=True)
+    return True
+
+
+def _is_there(wanted: Wanted, target: Path) -> bool:
+    """Whether the file is there. Raises `StoreError` where something else is."""
+    try:
+        status = target.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StoreError(f"cannot look at {target}: {error.strerror}") from error
+    same_size = target.is_file() and status.st_size == wanted.size
+    if same_size and status.st_mtime_ns == wanted.time * 1_000_000_000:
+        return True
+    if same_size and f"sha256:{files.sha256_file(target)}" == wanted.digest:
+        return True
+    raise StoreError(
+        f"{target} is there already, and is another file", "move it away, or name another folder: --to DIR"
+    )
+
+
+def _check_space(wanted: Wanted, part: Path) -> None:
+    there = part.stat().st_size if part.exists() else 0
+    needed, free = wanted.size - there + RESERVE_BYTES, files.free_bytes(part.parent)
+    if free < needed:
+        raise SpaceError(
+            f"{part.parent} has {size_text(free)} free, and {wanted.file} needs {size_text(needed)}",
+            "free some, or name another folder: --to DIR",
+        )
+
+
+def _fill(wanted: Wanted, source: Source, part: Path, progress: Progress) -> None:
+    with files.translated(part):
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "r+b", buffering=0) as stream, _Digest() as digest:
+        done = _again(stream.fileno(), digest, wanted, progress)
+        with source.pieces(done) as (offset, pieces):
+            if offset != done:
+                digest.restart()
+                done = offset
+            stream.seek(done)
+            stream.truncate()
+            for piece in pieces:
+                digest.add(piece)
+                with files.translated(part):
+                    _write(stream.fileno(), piece)
+                done += len(piece)
+                if done > wanted.size:
+                    break
+                progress(done, wanted.size)
+        found = digest.text()
+        _check(wanted, part, done, found)
+        with files.translated(part):
+            os.fsync(stream.fileno())
+
+
+def _again(descriptor: int, digest: _Digest, wanted: Wanted, progress: Progress) -> int:
+    """Digest what an earlier try left; how many bytes of it can be gone on from."""
+    size = os.fstat(descriptor).st_size
+    if size > wanted.size:
+        return 0
+    done = 0
+    while piece := os.pread(descriptor, PIECE, done):
+        digest.add(piece)
+        done += len(piece)
+        progress(done, wanted.size)
+    return done
+
+
+def _check(wanted: Wanted, part: Path, done: int, found: str) -> None:
+    if done < wanted.size:
+        raise StoreError(
+            f"{wanted.file} ended after {done} of {wanted.size} bytes",
+            "run it again: it goes on from there",
+        )
+    if found != wanted.digest:
+        part.unlink()
+        raise StoreError(
+            f"{wanted.file} has other bytes than its record says: {found[:19]}…, not {wanted.digest[:19]}…",
+            "it was changed on its disk, or on the way: run it again, and tell whoever keeps the images",
+        )
+
+
+def _land(wanted: Wanted, part: Path, target: Path) -> None:
+    """Give it its name, which nothing else may have got meanwhile."""
+    with files.translated(target):
+        os.utime(part, (wanted.time, wanted.time))
+        os.chmod(part, 0o444)
+        try:
+            os.link(part, target)
+            part.unlink()
+        except FileExistsError:
+            raise StoreError(f"{target} has come to be there meanwhile", "run it again") from None
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                raise
+            # No hard links here, as on some network file systems; the lock keeps other pulls away.
+            os.rename(part, target)
+        files.sync_folder(target.parent)
+
+
+def _write(descriptor: int, piece: bytes) -> None:
+    left = memoryview(piece)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+class _Digest:
+    """sha256 in a thread of its own: it takes as long as reading and writing."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._pieces: queue.Queue[bytes | None] = queue.Queue(AHEAD)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> _Digest:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def add(self, piece: bytes) -> None:
+        self._pieces.put(piece)
+
+    def restart(self) -> None:
+        self._pieces.join()
+        self._hash = hashlib.sha256()
+
+    def text(self) -> str:
+        self._end()
+        return f"sha256:{self._hash.hexdigest()}"
+
+    def _end(self) -> None:
+        if self._thread.is_alive():
+            self._pieces.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (piece := self._pieces.get()) is not None:
+            self._hash.update(piece)
+            self._pieces.task_done()
+
+
+class LocalFile:
+    """A file of a mounted store; it is opened once, whatever takes its name meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextlib.contextmanager
+    def pieces(self, offset: int) -> Iterator[tuple[int, Iterable[bytes]]]:
+        try:
+            stream = self.path.open("rb", buffering=0)
+        except OSError as error:
+            raise StoreError(f"cannot read {self.path}: {error.strerror}") from error
+        with stream:
+            # Tells whoever clears the store that it is read; not every file system has locks.
+            with contextlib.suppress(OSError):
+                fcntl.lockf(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            stream.seek(offset)
+            yield offset, iter(lambda: stream.read(PIECE), b"")
