@@ -10,15 +10,16 @@ Made from the records, like the catalogue; rebuildable at any time. Owns what is
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from kiln import __version__, channels, files, history, publish, startlines
+from kiln import __version__, files, history, publish, startlines
 from kiln.site import Site
+from kiln.standing import Standings
 from kiln.store import CANDIDATE, CURRENT, Entry, Store
 from kiln.ui import size_text
 
@@ -67,24 +68,18 @@ def _frame() -> dict[str, Any]:
 
 def _versions(store: Store, name: str) -> list[dict[str, Any]]:
     """All versions, the newest first, as rows."""
-    changes, moved = history.read(store, name), store.channels(name)
+    standings, moved = Standings(store), store.channels(name)
     entries = [store.entry(name, version) for version in reversed(store.versions(name))]
-    return [_row(store, entry, changes, moved) for entry in entries]
+    return [_row(entry, standings, moved) for entry in entries]
 
 
-def _row(
-    store: Store, entry: Entry, changes: Iterable[history.Change], moved: Mapping[str, str]
-) -> dict[str, Any]:
-    standing = history.standing(changes, entry.version).text
-    base = channels.revoked_base(store, entry)
-    if base and not standing:
-        standing = f"built on {base[0].name} {base[0].version}, which is revoked"
+def _row(entry: Entry, standings: Standings, moved: Mapping[str, str]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": entry.name,
         "version": entry.version,
         "path": str(entry.path),
         "channels": [channel for channel, version in moved.items() if version == entry.version],
-        "standing": standing,
+        "standing": standings.of(entry).text,
         "problem": entry.problem,
         "description": "",
         "entry": entry,

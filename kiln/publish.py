@@ -15,8 +15,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from kiln.errors import ExportError, KilnError, StoreError
 from kiln.history import Change
 from kiln.record import Record
 from kiln.run import unbroken
+from kiln.standing import Standings
 from kiln.store import BESIDE, CANDIDATE, CURRENT, Store, next_version
 
 STAGING = ".staging"
@@ -65,14 +65,27 @@ def publish(
     published: list[Record] = []
     try:
         channel = _put(store, finished, record, label, notify, sign, published)
-        refresh_catalog(store, notify)
     except KilnError as error:
         if published:
-            error.hint = (
-                f"{published[0].file} was published before that; the next publish mends the catalogue"
-            )
+            error.hint = _done(f"{published[0].file} was published")
         raise
+    with told_as_done(f"{published[0].file} was published"):
+        refresh_catalog(store, notify)
     return published[0], channel
+
+
+@contextlib.contextmanager
+def told_as_done(what: str) -> Iterator[None]:
+    """Have a failure say that `what` was done before it: what is made from the records comes after."""
+    try:
+        yield
+    except KilnError as error:
+        error.hint = _done(what)
+        raise
+
+
+def _done(what: str) -> str:
+    return f"{what} before that; the next change mends the catalogue and the pages"
 
 
 def _put(
@@ -182,25 +195,33 @@ def catalog_lock(store: Store, notify: Callable[[str], None]) -> contextlib.Abst
     return files.locked(store.root / LOCK, wait=WAIT_SECONDS, on_wait=notify)
 
 
-def refresh_catalog(store: Store, notify: Callable[[str], None]) -> None:
-    """Make catalog.json anew from the records; damaged ones are named in it, and stop nothing."""
+def refresh_catalog(
+    store: Store, notify: Callable[[str], None], without: Collection[tuple[str, str]] = ()
+) -> None:
+    """Make catalog.json anew from the records; damaged ones are named in it, and stop nothing.
+
+    `without` are versions, as name and version, that are there and about to go.
+    """
     with catalog_lock(store, notify):
-        images = {name: _summary(store, name) for name in store.names()}
+        standings = Standings(store)
+        images = {name: _summary(standings, name, without) for name in store.names()}
         text = json.dumps({"format": 1, "images": images}, indent=1, ensure_ascii=False) + "\n"
         files.write_atomic(store.catalog, text.encode())
 
 
-def _summary(store: Store, name: str) -> dict[str, Any]:
+def _summary(standings: Standings, name: str, without: Collection[tuple[str, str]]) -> dict[str, Any]:
     """What the catalogue says of one image."""
-    changes, versions = history.read(store, name), []
+    store, versions = standings.store, []
     for version in store.versions(name):
-        entry, standing = store.entry(name, version), history.standing(changes, version)
+        if (name, version) in without:
+            continue
+        entry = store.entry(name, version)
         if entry.record is None:
             summary: dict[str, Any] = {"version": version, "problem": entry.problem}
         else:
-            known = asdict(entry.record)
-            summary = {**{key: known[key] for key in TOP_FIELDS}, "smoke": entry.record.smoke_state}
-        versions.append({**summary, **standing.to_data()})
+            known = {key: getattr(entry.record, key) for key in TOP_FIELDS}
+            summary = {**known, "version": version, "smoke": entry.record.smoke_state}
+        versions.append({**summary, **standings.of(entry).to_data()})
     return {"channels": store.channels(name), "versions": versions}
 
 

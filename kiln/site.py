@@ -187,6 +187,9 @@ class Site(Model):
     scratch: SitePath | None = Field(
         default=None, description="A local disk for the work of builds; else it is in `cache`."
     )
+    containers: SitePath | None = Field(
+        default=None, description="Where enroot keeps the containers of a job, for `pull --create` in one."
+    )
     from_environment: Switch = Field(
         default=False,
         description="Take proxies, certificates and indexes that aren't set here from the environment.",

@@ -21,6 +21,7 @@ from kiln.command import for_each, opened, options
 from kiln.context import find_root
 from kiln.errors import UsageError
 from kiln.run import attach, host_environment
+from kiln.standing import Standings
 
 
 @task(help=options("name", "site", "images", "runtime", "no_cache", "from", "json"))
@@ -170,23 +171,44 @@ def list_(_: InvokeContext, site: str | None = None, images: str | None = None, 
         context.ui.result({"images": catalog.listing(rows)}, functools.partial(render.images, rows=rows))
 
 
-@task(help={**options("site", "images", "json"), "name": "NAME, NAME:VERSION or NAME:CHANNEL"})
+@task(
+    help={
+        **options("site", "images", "json"),
+        "name": "NAME, NAME:VERSION or NAME:CHANNEL",
+        "packages": "list all packages, too",
+    }
+)
 def show(
-    _: InvokeContext, name: str, site: str | None = None, images: str | None = None, json: bool = False
+    _: InvokeContext,
+    name: str,
+    site: str | None = None,
+    images: str | None = None,
+    packages: bool = False,
+    json: bool = False,
 ) -> None:
     """Show one published image and how to start it."""
     from kiln import drivergate
 
     with opened(json, site, images) as context:
         entry = context.store.find(name)
-        channels = context.store.channels(entry.name)
+        standings = Standings(context.store)
+        row = catalog.Row(entry, context.store.channels(entry.name), standings.of(entry))
+        changes = standings.changes(entry.name)
         beside = companions.read(context.store, entry)
         fit = drivergate.of_record(entry.record, context.site) if entry.record else None
-        shown = functools.partial(
-            render.image, entry=entry, channels=channels, site=context.site, beside=beside, fit=fit
+        details = catalog.details(row, changes, beside)
+        context.ui.result(
+            {**details, "driver": vars(fit) if fit else None},
+            functools.partial(
+                render.image,
+                row=row,
+                site=context.site,
+                changes=changes,
+                beside=beside,
+                fit=fit,
+                packages=packages,
+            ),
         )
-        details = catalog.details(entry, channels, beside)
-        context.ui.result({**details, "driver": vars(fit) if fit else None}, shown)
 
 
 @task(

@@ -15,20 +15,21 @@ import fcntl
 import hashlib
 import math
 import os
-import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from kiln import files
-from kiln.errors import SpaceError, StoreError
+from kiln.errors import SpaceError, StoreError, VerifyError
 from kiln.ui import size_text
 
-# Bytes. What is read is digested by another thread, so some pieces are in memory at a time.
-PIECE, AHEAD = 1 << 20, 8
+# Bytes at a time: of a copy, and of what is read back to be digested.
+COPY, READ = 4 << 20, 1 << 20
 RESERVE_BYTES = 64 << 20
+# What the kernel, a file system or a sandbox says where it can't copy by itself.
+NO_COPYING = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
 Progress = Callable[[int, int], None]
 Notify = Callable[[str], None]
@@ -45,16 +46,20 @@ class Wanted:
 
 
 class Source(Protocol):
-    def pieces(self, offset: int) -> contextlib.AbstractContextManager[tuple[int, Iterable[bytes]]]:
-        """The bytes from `offset` on, or from 0, and which of both. Raises `KilnError`, OSError."""
+    def write(self, target: int, offset: int) -> Generator[int, None, None]:
+        """Write the bytes from `offset` on to the open file `target`; gives where it is after each piece.
+
+        The first is where it begins: `offset`, or 0 for a source that has no other way. Raises `KilnError`,
+        and the OSError of a write.
+        """
         ...
 
 
 def bring(wanted: Wanted, source: Source, folder: Path, notify: Notify, progress: Progress) -> bool:
     """Have the file in `folder`; returns whether it had to be brought.
 
-    Raises `StoreError` where another file has its name or the bytes are not those of the digest,
-    `SpaceError`, `BusyError`, and what the source raises.
+    Raises `StoreError` where another file has its name, `VerifyError` where the bytes are not those of the
+    digest, `SpaceError`, `BusyError`, and what the source raises.
     """
     target = folder / wanted.file
     if _is_there(wanted, target):
@@ -68,7 +73,7 @@ def bring(wanted: Wanted, source: Source, folder: Path, notify: Notify, progress
                 return False
             part = folder / f".{wanted.file}.part"
             _check_space(wanted, part)
-            _fill(wanted, source, part, progress)
+            _fill(wanted, source, part, notify, progress)
             _land(wanted, part, target)
         finally:
             lock.unlink(missing_ok=True)
@@ -103,56 +108,51 @@ def _check_space(wanted: Wanted, part: Path) -> None:
         )
 
 
-def _fill(wanted: Wanted, source: Source, part: Path, progress: Progress) -> None:
+def _fill(wanted: Wanted, source: Source, part: Path, notify: Notify, progress: Progress) -> None:
+    """Have all bytes in `part`. What an earlier try left may be damaged: then they come from the start."""
     with files.translated(part):
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "r+b", buffering=0) as stream, _Digest() as digest:
-        done = _again(stream.fileno(), digest, wanted, progress)
-        with source.pieces(done) as (offset, pieces):
-            if offset != done:
-                digest.restart()
-                done = offset
-            stream.seek(done)
-            stream.truncate()
-            for piece in pieces:
-                digest.add(piece)
-                with files.translated(part):
-                    _write(stream.fileno(), piece)
-                done += len(piece)
-                if done > wanted.size:
-                    break
-                progress(done, wanted.size)
-        found = digest.text()
-        _check(wanted, part, done, found)
-        with files.translated(part):
-            os.fsync(stream.fileno())
-
-
-def _again(descriptor: int, digest: _Digest, wanted: Wanted, progress: Progress) -> int:
-    """Digest what an earlier try left; how many bytes of it can be gone on from."""
-    size = os.fstat(descriptor).st_size
-    if size > wanted.size:
-        return 0
-    done = 0
-    while piece := os.pread(descriptor, PIECE, done):
-        digest.add(piece)
-        done += len(piece)
-        progress(done, wanted.size)
-    return done
-
-
-def _check(wanted: Wanted, part: Path, done: int, found: str) -> None:
-    if done < wanted.size:
-        raise StoreError(
-            f"{wanted.file} ended after {done} of {wanted.size} bytes",
-            "run it again: it goes on from there",
-        )
+    with os.fdopen(descriptor, "r+b", buffering=0) as stream:
+        there = os.fstat(descriptor).st_size
+        begin = there if 0 < there <= wanted.size else 0
+        begun, found = _write(wanted, source, stream, part, begin, progress)
+        if begun and found != wanted.digest:
+            notify("what an earlier try left was damaged: it comes from the start")
+            _, found = _write(wanted, source, stream, part, 0, progress)
     if found != wanted.digest:
         part.unlink()
-        raise StoreError(
+        raise VerifyError(
             f"{wanted.file} has other bytes than its record says: {found[:19]}…, not {wanted.digest[:19]}…",
             "it was changed on its disk, or on the way: run it again, and tell whoever keeps the images",
         )
+
+
+def _write(
+    wanted: Wanted, source: Source, stream: IO[bytes], part: Path, offset: int, progress: Progress
+) -> tuple[int, str]:
+    """Write from `offset` on; returns where it began, and the digest of all."""
+    descriptor = stream.fileno()
+    with (
+        _Digest(descriptor) as digest,
+        files.translated(part),
+        contextlib.closing(source.write(descriptor, offset)) as positions,
+    ):
+        begin = next(positions)
+        os.ftruncate(descriptor, begin)
+        digest.reach(begin)
+        done = begin
+        for done in positions:
+            digest.reach(min(done, wanted.size))
+            progress(min(done, wanted.size), wanted.size)
+            if done > wanted.size:
+                break
+        if done < wanted.size:
+            raise StoreError(
+                f"{wanted.file} ended after {done} of {wanted.size} bytes",
+                "run it again: it goes on from there",
+            )
+        os.fsync(descriptor)
+        return begin, digest.text() if done == wanted.size else f"more than {wanted.size} bytes"
 
 
 def _land(wanted: Wanted, part: Path, target: Path) -> None:
@@ -173,18 +173,17 @@ def _land(wanted: Wanted, part: Path, target: Path) -> None:
         files.sync_folder(target.parent)
 
 
-def _write(descriptor: int, piece: bytes) -> None:
-    left = memoryview(piece)
-    while left:
-        left = left[os.write(descriptor, left) :]
-
-
 class _Digest:
-    """sha256 in a thread of its own: it takes as long as reading and writing."""
+    """sha256 of a file that is being written, by a thread of its own: it takes as long as the writing.
 
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self._pieces: queue.Queue[bytes | None] = queue.Queue(AHEAD)
+    It reads what was written, which is in memory still, so that it is the file's own bytes that count.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor, self._hash = descriptor, hashlib.sha256()
+        self._reached, self._over = 0, False
+        self._error: OSError | None = None
+        self._news = threading.Condition()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> _Digest:
@@ -194,26 +193,52 @@ class _Digest:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def add(self, piece: bytes) -> None:
-        self._pieces.put(piece)
-
-    def restart(self) -> None:
-        self._pieces.join()
-        self._hash = hashlib.sha256()
+    def reach(self, position: int) -> None:
+        """The file is written up to there."""
+        with self._news:
+            self._reached = position
+            self._news.notify()
 
     def text(self) -> str:
+        """Of all that was reached, as `sha256:<hex>`. Raises OSError where that can't be read."""
         self._end()
+        if self._error:
+            raise self._error
         return f"sha256:{self._hash.hexdigest()}"
 
     def _end(self) -> None:
-        if self._thread.is_alive():
-            self._pieces.put(None)
-            self._thread.join()
+        with self._news:
+            self._over = True
+            self._news.notify()
+        self._thread.join()
 
     def _run(self) -> None:
-        while (piece := self._pieces.get()) is not None:
-            self._hash.update(piece)
-            self._pieces.task_done()
+        view, done = memoryview(bytearray(READ)), 0
+        while (goal := self._next(done)) > done:
+            try:
+                count = os.preadv(self._descriptor, [view[: min(READ, goal - done)]], done)
+            except OSError as error:
+                self._error = error
+                return
+            if not count:
+                return  # somebody made it shorter: the digest will tell
+            self._hash.update(view[:count])
+            done += count
+
+    def _next(self, done: int) -> int:
+        """How far there is something to read; `done` once all is."""
+        with self._news:
+            self._news.wait_for(lambda: self._over or self._reached > done)
+            return self._reached
+
+
+def write_all(target: int, piece: bytes | memoryview, position: int) -> int:
+    """Write a piece; returns the position behind it."""
+    left = memoryview(piece)
+    while left:
+        count = os.pwrite(target, left, position)
+        left, position = left[count:], position + count
+    return position
 
 
 class LocalFile:
@@ -222,8 +247,7 @@ class LocalFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    @contextlib.contextmanager
-    def pieces(self, offset: int) -> Iterator[tuple[int, Iterable[bytes]]]:
+    def write(self, target: int, offset: int) -> Generator[int, None, None]:
         try:
             stream = self.path.open("rb", buffering=0)
         except OSError as error:
@@ -232,5 +256,34 @@ class LocalFile:
             # Tells whoever clears the store that it is read; not every file system has locks.
             with contextlib.suppress(OSError):
                 fcntl.lockf(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            stream.seek(offset)
-            yield offset, iter(lambda: stream.read(PIECE), b"")
+            yield offset
+            copy, position = _copied, offset
+            while True:
+                try:
+                    count = copy(stream.fileno(), target, position)
+                except OSError as error:
+                    if copy is _copied and error.errno in NO_COPYING:
+                        copy = _read
+                        continue
+                    if error.errno in files.FULL:
+                        raise
+                    raise StoreError(f"cannot copy {self.path}: {error.strerror}") from error
+                if not count and copy is _copied:
+                    # Some file systems say so where they can't, too.
+                    copy = _read
+                    continue
+                if not count:
+                    return
+                position += count
+                yield position
+
+
+def _copied(source: int, target: int, position: int) -> int:
+    """By the kernel: without a copy in this process, or without any where the file system can share."""
+    return os.copy_file_range(source, target, COPY, position, position)
+
+
+def _read(source: int, target: int, position: int) -> int:
+    piece = os.pread(source, READ, position)
+    write_all(target, piece, position)
+    return len(piece)
