@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kiln import publish, retention, trash
+from kiln import files, publish, retention, trash
 from kiln.context import Context
 from kiln.retention import Limits
 
@@ -61,6 +61,8 @@ def clear(context: Context, *, dry_run: bool) -> Cleared:
         else:
             stays[each.reference] = "it is being read, or a channel has come to lead to it"
     emptied = [f"{thrown.name}:{thrown.version}" for thrown in old if trash.empty(thrown)]
+    for place in trash.litter(store, limits.trash):
+        files.remove_tree(place)
     if len(gone) < len(doomed):
         publish.refresh_catalog(store, notify)
     return Cleared(False, gone, emptied, (), stays)

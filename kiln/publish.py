@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import grp
 import json
 import os
+import pwd
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -35,17 +37,34 @@ TOP_FIELDS = ("version", "digest", "size", "base", "base_digest", "built", "desc
 
 
 def check_writable(store: Store, name: str) -> None:
-    """Raise `StoreError` now where a publish of `name` would fail for want of rights."""
+    """Raise `StoreError` now where a change of the image `name` would fail for want of rights."""
     folder = store.folder(name)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(existing, os.W_OK | os.X_OK):
-        owner = existing.stat().st_uid
-        raise StoreError(
-            f"you may not write to {existing} (owner: uid {owner})",
-            "ask its owner, or build for yourself: KILN_IMAGES=~/images invoke build " + name,
-        )
-    if not existing.is_dir():
-        raise StoreError(f"{existing} is not a folder", "set KILN_IMAGES to the images folder")
+    places = [existing, store.root] if store.root.exists() else [existing]
+    for place in places:
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise StoreError(
+                f"you may not write to {place} ({_owners(place)})",
+                "ask its owner, or build for yourself: KILN_IMAGES=~/images invoke build " + name,
+            )
+        if not place.is_dir():
+            raise StoreError(f"{place} is not a folder", "set KILN_IMAGES to the images folder")
+        lock = place / LOCK
+        if lock.exists() and not os.access(lock, os.R_OK | os.W_OK):
+            raise StoreError(
+                f"you may not lock {lock} ({_owners(lock)})", f"its owner can: chmod g+rw {lock}"
+            )
+
+
+def _owners(path: Path) -> str:
+    """Who owns a file, by name where it has one here."""
+    status = path.stat()
+    user, group = f"uid {status.st_uid}", f"gid {status.st_gid}"
+    with contextlib.suppress(KeyError):
+        user = pwd.getpwuid(status.st_uid).pw_name
+    with contextlib.suppress(KeyError):
+        group = grp.getgrgid(status.st_gid).gr_name
+    return f"owner: {user}, group: {group}"
 
 
 def publish(
@@ -99,8 +118,7 @@ def _put(
 ) -> str:
     """Put the file under the next version, and its record into `published` once it is there."""
     folder = store.folder(record.name)
-    with files.translated(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    files.make_group_folder(folder)
     with (
         image_lock(store, record.name, notify),
         _staged(folder, finished, record.digest) as staged,
@@ -144,9 +162,9 @@ def _put_beside(store: Store, record: Record, texts: Mapping[str, bytes]) -> Non
 def _staged(folder: Path, finished: Path, digest: str) -> Iterator[Path]:
     """`finished` in the image's own file system, 0444; whoever holds the lock owns the staging folder."""
     staging = folder / STAGING
-    files.remove_tree(staging)
     with files.translated(staging):
-        staging.mkdir(mode=0o700)
+        files.remove_tree(staging)
+    files.make_group_folder(staging, 0o700)
     try:
         staged = staging / finished.name
         with files.translated(staged):

@@ -327,6 +327,12 @@ def load(name: str | None, project_root: Path, environ: Mapping[str, str]) -> Si
     return _with_environment(site, environ) if site.from_environment else site
 
 
+def bare(images: Path, environ: Mapping[str, str]) -> Site:
+    """The site of a caller who has no profile, and reads from the folder `images`."""
+    cache = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/")) / ".cache") / "kiln"
+    return _with_environment(Site(format=FORMAT, name=DEFAULT_SITE, images=images, cache=cache), environ)
+
+
 def _with_environment(site: Site, environ: Mapping[str, str]) -> Site:
     def words(*names: str) -> list[str]:
         return [word for name in names for word in environ.get(name, "").split()]

@@ -48,7 +48,7 @@ def pull(
     from kiln import pull as pulling
 
     address = images or os.environ.get("KILN_IMAGES", "")
-    with opened(json, site, None if offers.URL.match(address) else images or None) as context:
+    with opened(json, site, images or None, reading=True, web=True) as context:
         place = offers.place(address, context.site.images, context.transport)
         done = pulling.pull(context, place, name, Path(to), create=create)
         context.ui.result(done.to_data(), functools.partial(storeview.pulled, done=done, site=context.site))
@@ -66,7 +66,7 @@ def search(
     """Find images by what they are and what is in them."""
     from kiln import query
 
-    with opened(json, site, images) as context:
+    with opened(json, site, images, reading=True) as context:
         hits = query.search(context.store, words)
         context.ui.result(
             {"images": [hit.to_data() for hit in hits]}, functools.partial(storeview.hits, found=hits)
@@ -80,7 +80,7 @@ def history(
     """Show what was done to an image's versions and channels, by whom, when and why."""
     from kiln import history as histories
 
-    with opened(json, site, images) as context:
+    with opened(json, site, images, reading=True) as context:
         entry = context.store.find(name)
         changes = histories.read(context.store, entry.name)
         context.ui.result(

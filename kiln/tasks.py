@@ -166,7 +166,7 @@ def shell_(
 @task(name="list", help=options("site", "images", "json"))
 def list_(_: InvokeContext, site: str | None = None, images: str | None = None, json: bool = False) -> None:
     """List the published images."""
-    with opened(json, site, images) as context:
+    with opened(json, site, images, reading=True) as context:
         rows = catalog.current(context.store)
         context.ui.result({"images": catalog.listing(rows)}, functools.partial(render.images, rows=rows))
 
@@ -189,7 +189,7 @@ def show(
     """Show one published image and how to start it."""
     from kiln import drivergate
 
-    with opened(json, site, images) as context:
+    with opened(json, site, images, reading=True) as context:
         entry = context.store.find(name)
         standings = Standings(context.store)
         row = catalog.Row(entry, context.store.channels(entry.name), standings.of(entry))
@@ -232,7 +232,7 @@ def diff(
     from kiln import diff as differing
     from kiln import diffview
 
-    with opened(json, site, images) as context:
+    with opened(json, site, images, reading=True) as context:
         records = (catalog.record(context.store.find(each)) for each in (before, after))
         found = differing.compare(*records)
         view = diffview.markdown if markdown else diffview.tables

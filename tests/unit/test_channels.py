@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pwd
 import signal
 from pathlib import Path
 
@@ -223,7 +224,7 @@ def test_who_may_not_write_is_told_who_may(
 ) -> None:
     put("demo")
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(StoreError, match=f"owner: uid {os.getuid()}"):
+    with pytest.raises(StoreError, match=f"owner: {pwd.getpwuid(os.getuid()).pw_name}"):
         promote(store, "demo:1.0-r1", "lts")
 
 
