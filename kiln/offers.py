@@ -9,7 +9,7 @@ import contextlib
 import difflib
 import json
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -22,7 +22,7 @@ from kiln.record import Record
 from kiln.registry.transport import TRIES, Cut, Transport, bounded, host_of, shown
 from kiln.standing import Standing, Standings, of_data
 from kiln.store import CANDIDATE, CURRENT, RECORD, SIGNATURE, TESTS, Store
-from kiln.transfer import LocalFile, Source, Wanted, write_all
+from kiln.transfer import LocalFile, Source, Wanted
 
 if TYPE_CHECKING:
     import requests
@@ -159,48 +159,57 @@ class WebFile:
     def __init__(self, url: str, transport: Transport) -> None:
         self.url, self._transport = url, transport
 
-    def write(self, target: int, offset: int) -> Generator[int, None, None]:
-        position, failures, stop = offset, 0, Event()
-        begun = False
+    @contextlib.contextmanager
+    def pieces(self, offset: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+        stop = Event()
+        with self._asked(offset, stop) as response:
+            begin = _begin(response, offset)
+            yield begin, self._going_on(begin, self._body(response, stop), stop)
+
+    def _going_on(self, begin: int, body: Iterator[bytes], stop: Event) -> Iterator[bytes]:
+        """The body; where it is cut, what is missing is asked for. A try that brought bytes doesn't count."""
+        done, failures = begin, 0
         while True:
             try:
-                for piece in self._pieces(position, stop):
-                    if isinstance(piece, int):
-                        if begun and piece != position:
-                            raise NetworkError(
-                                f"{host_of(self.url)} was cut, and has no ranges to go on", "run it again"
-                            )
-                        position, begun = piece, True
-                    else:
-                        position, failures = write_all(target, piece, position), 0
-                    yield position
+                for piece in body:
+                    done, failures = done + len(piece), 0
+                    yield piece
                 return
             except Cut as error:
                 failures += 1
                 if failures >= TRIES:
                     message = f"{host_of(self.url)}: {error}, {TRIES} times"
                     raise NetworkError(message, "run it again: it goes on from there") from error
-                self._transport.pause(failures, None, f"{host_of(self.url)}: {error}", stop)
+                with _told(self.url):
+                    self._transport.pause(failures, None, f"{host_of(self.url)}: {error}", stop)
+            body = self._rest(done, stop)
 
-    def _pieces(self, offset: int, stop: Event) -> Iterator[int | bytes]:
-        """Where the answer begins, then its bytes."""
+    def _rest(self, done: int, stop: Event) -> Iterator[bytes]:
+        with self._asked(done, stop) as response:
+            if _begin(response, done) != done:
+                raise NetworkError(f"{host_of(self.url)} was cut, and has no ranges to go on", "run it again")
+            yield from self._body(response, stop)
+
+    @contextlib.contextmanager
+    def _asked(self, offset: int, stop: Event) -> Iterator[requests.Response]:
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={offset}-"} if offset else {})}
-        with _told(self.url), self._transport.open(self.url, headers, stop) as response:
-            if response.status_code == 416:
-                yield offset
-                return
-            if response.status_code not in (200, 206):
+        with contextlib.ExitStack() as ending:
+            with _told(self.url):
+                response = ending.enter_context(self._transport.open(self.url, headers, stop))
+            if response.status_code not in (200, 206, 416):
                 raise StoreError(
                     f"{shown(self.url)} answered {response.status_code}", "take another version: invoke list"
                 )
-            yield _begin(response, offset)
-            yield from bounded(response, None, stop, PIECE)
+            yield response
+
+    def _body(self, response: requests.Response, stop: Event) -> Iterator[bytes]:
+        return bounded(response, None, stop, PIECE) if response.status_code != 416 else iter(())
 
 
 def _begin(response: requests.Response, offset: int) -> int:
     """Where an answer begins: what a server sends is what it says, not what was asked for."""
-    if response.status_code == 200:
-        return 0
+    if response.status_code != 206:
+        return 0 if response.status_code == 200 else offset
     said = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
     if said is None or int(said[1]) != offset:
         raise NetworkError(

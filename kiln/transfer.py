@@ -13,10 +13,12 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import math
 import os
+import queue
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -25,14 +27,13 @@ from kiln import files
 from kiln.errors import SpaceError, StoreError, VerifyError
 from kiln.ui import size_text
 
-# Bytes at a time: of a copy, and of what is read back to be digested.
-COPY, READ = 4 << 20, 1 << 20
+# Bytes, and how many pieces wait to be digested. Small ones stay in the processor's cache.
+PIECE, AHEAD = 1 << 18, 8
 RESERVE_BYTES = 64 << 20
-# What the kernel, a file system or a sandbox says where it can't copy by itself.
-NO_COPYING = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
 Progress = Callable[[int, int], None]
 Notify = Callable[[str], None]
+Piece = bytes | memoryview
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,10 @@ class Wanted:
 
 
 class Source(Protocol):
-    def write(self, target: int, offset: int) -> Generator[int, None, None]:
-        """Write the bytes from `offset` on to the open file `target`; gives where it is after each piece.
+    def pieces(self, offset: int) -> contextlib.AbstractContextManager[tuple[int, Iterator[Piece]]]:
+        """The bytes from `offset` on, or from 0, and which of both.
 
-        The first is where it begins: `offset`, or 0 for a source that has no other way. Raises `KilnError`,
-        and the OSError of a write.
+        A piece's memory may be used again once AHEAD + 2 more have been asked for. Raises `KilnError`.
         """
         ...
 
@@ -131,32 +131,37 @@ def _write(
     wanted: Wanted, source: Source, stream: IO[bytes], part: Path, offset: int, progress: Progress
 ) -> tuple[int, str]:
     """Write from `offset` on; returns where it began, and the digest of all."""
-    descriptor = stream.fileno()
-    with (
-        _Digest(descriptor) as digest,
-        files.translated(part),
-        contextlib.closing(source.write(descriptor, offset)) as positions,
-    ):
-        begin = next(positions)
-        os.ftruncate(descriptor, begin)
-        digest.reach(begin)
-        done = begin
-        for done in positions:
-            digest.reach(min(done, wanted.size))
-            progress(min(done, wanted.size), wanted.size)
+    with _Digest() as digest, source.pieces(offset) as (begin, pieces):
+        with files.translated(part):
+            stream.truncate(begin)
+            stream.seek(0)
+        done = 0
+        for there in _read(stream, begin):
+            digest.add(there)
+            done += len(there)
+            progress(done, wanted.size)
+        for piece in pieces:
+            digest.add(piece)
+            with files.translated(part):
+                _write_all(stream, piece)
+            done += len(piece)
             if done > wanted.size:
-                break
+                return begin, f"more than {wanted.size} bytes"
+            progress(done, wanted.size)
         if done < wanted.size:
             raise StoreError(
                 f"{wanted.file} ended after {done} of {wanted.size} bytes",
                 "run it again: it goes on from there",
             )
-        os.fsync(descriptor)
-        return begin, digest.text() if done == wanted.size else f"more than {wanted.size} bytes"
+        return begin, digest.text()
 
 
 def _land(wanted: Wanted, part: Path, target: Path) -> None:
-    """Give it its name, which nothing else may have got meanwhile."""
+    """Give it its name, which nothing else may have got meanwhile.
+
+    Its bytes needn't be on the disk yet, as with `cp`: it can be pulled again, and one that a crash of the
+    machine cut short is told by its size.
+    """
     with files.translated(target):
         os.utime(part, (wanted.time, wanted.time))
         os.chmod(part, 0o444)
@@ -170,20 +175,33 @@ def _land(wanted: Wanted, part: Path, target: Path) -> None:
                 raise
             # No hard links here, as on some network file systems; the lock keeps other pulls away.
             os.rename(part, target)
-        files.sync_folder(target.parent)
+
+
+def _write_all(stream: IO[bytes], piece: Piece) -> None:
+    left = memoryview(piece)
+    while left:
+        left = left[stream.write(left) :]
+
+
+def _read(stream: IO[bytes], end: int | None = None) -> Iterator[memoryview]:
+    """What is in a file, up to `end`; a few pieces of memory are used in turn."""
+    ring = itertools.cycle([memoryview(bytearray(PIECE)) for _ in range(AHEAD + 2)])
+    left = end
+    for piece in ring:
+        room = piece if left is None else piece[:left]
+        count = os.readv(stream.fileno(), [room]) if room else 0
+        if not count:
+            return
+        left = None if left is None else left - count
+        yield piece[:count]
 
 
 class _Digest:
-    """sha256 of a file that is being written, by a thread of its own: it takes as long as the writing.
+    """sha256 by a thread of its own: it takes as long as reading and writing together."""
 
-    It reads what was written, which is in memory still, so that it is the file's own bytes that count.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor, self._hash = descriptor, hashlib.sha256()
-        self._reached, self._over = 0, False
-        self._error: OSError | None = None
-        self._news = threading.Condition()
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._pieces: queue.Queue[Piece | None] = queue.Queue(AHEAD)
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> _Digest:
@@ -193,52 +211,22 @@ class _Digest:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def reach(self, position: int) -> None:
-        """The file is written up to there."""
-        with self._news:
-            self._reached = position
-            self._news.notify()
+    def add(self, piece: Piece) -> None:
+        self._pieces.put(piece)
 
     def text(self) -> str:
-        """Of all that was reached, as `sha256:<hex>`. Raises OSError where that can't be read."""
+        """Of all that was added, as `sha256:<hex>`."""
         self._end()
-        if self._error:
-            raise self._error
         return f"sha256:{self._hash.hexdigest()}"
 
     def _end(self) -> None:
-        with self._news:
-            self._over = True
-            self._news.notify()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._pieces.put(None)
+            self._thread.join()
 
     def _run(self) -> None:
-        view, done = memoryview(bytearray(READ)), 0
-        while (goal := self._next(done)) > done:
-            try:
-                count = os.preadv(self._descriptor, [view[: min(READ, goal - done)]], done)
-            except OSError as error:
-                self._error = error
-                return
-            if not count:
-                return  # somebody made it shorter: the digest will tell
-            self._hash.update(view[:count])
-            done += count
-
-    def _next(self, done: int) -> int:
-        """How far there is something to read; `done` once all is."""
-        with self._news:
-            self._news.wait_for(lambda: self._over or self._reached > done)
-            return self._reached
-
-
-def write_all(target: int, piece: bytes | memoryview, position: int) -> int:
-    """Write a piece; returns the position behind it."""
-    left = memoryview(piece)
-    while left:
-        count = os.pwrite(target, left, position)
-        left, position = left[count:], position + count
-    return position
+        while (piece := self._pieces.get()) is not None:
+            self._hash.update(piece)
 
 
 class LocalFile:
@@ -247,43 +235,24 @@ class LocalFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def write(self, target: int, offset: int) -> Generator[int, None, None]:
-        try:
+    @contextlib.contextmanager
+    def pieces(self, offset: int) -> Iterator[tuple[int, Iterator[Piece]]]:
+        with self._told():
             stream = self.path.open("rb", buffering=0)
-        except OSError as error:
-            raise StoreError(f"cannot read {self.path}: {error.strerror}") from error
         with stream:
             # Tells whoever clears the store that it is read; not every file system has locks.
             with contextlib.suppress(OSError):
                 fcntl.lockf(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            yield offset
-            copy, position = _copied, offset
-            while True:
-                try:
-                    count = copy(stream.fileno(), target, position)
-                except OSError as error:
-                    if copy is _copied and error.errno in NO_COPYING:
-                        copy = _read
-                        continue
-                    if error.errno in files.FULL:
-                        raise
-                    raise StoreError(f"cannot copy {self.path}: {error.strerror}") from error
-                if not count and copy is _copied:
-                    # Some file systems say so where they can't, too.
-                    copy = _read
-                    continue
-                if not count:
-                    return
-                position += count
-                yield position
+            stream.seek(offset)
+            yield offset, self._read(stream)
 
+    def _read(self, stream: IO[bytes]) -> Iterator[Piece]:
+        with self._told():
+            yield from _read(stream)
 
-def _copied(source: int, target: int, position: int) -> int:
-    """By the kernel: without a copy in this process, or without any where the file system can share."""
-    return os.copy_file_range(source, target, COPY, position, position)
-
-
-def _read(source: int, target: int, position: int) -> int:
-    piece = os.pread(source, READ, position)
-    write_all(target, piece, position)
-    return len(piece)
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(f"cannot read {self.path}: {error.strerror}") from error
