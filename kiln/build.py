@@ -25,6 +25,7 @@ from kiln import (
     layersecrets,
     leaks,
     lockuse,
+    page,
     preflight,
     provenance,
     publish,
@@ -378,5 +379,8 @@ def publish_image(work: Build, exported: Path, record: Record, sign: Sign | None
         published, channel = publish.publish(
             work.context.store, exported, record, work.plan.base.label, step.note, sign
         )
+        if work.context.target is None:
+            with publish.told_as_done(f"{published.file} was published"):
+                page.write(work.context.store, work.context.site, published.name, step.note)
         step.outcome = f"{published.file}, channel {channel}"
     return published, channel

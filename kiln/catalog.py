@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from kiln.errors import StoreError
+from kiln.history import Change
 from kiln.record import Record
-from kiln.store import CANDIDATE, CURRENT, Entry, Store
+from kiln.standing import Standing, Standings
+from kiln.store import FIRST_CHANNELS, Entry, Store
 
 
-def current(store: Store, *, packages: bool = False) -> list[tuple[Entry, dict[str, str]]]:
-    """For each image the version that a user gets (current, candidate, newest), and its channels."""
-    rows = []
+@dataclass(frozen=True)
+class Row:
+    """For one image the version that a user gets (current, candidate, newest), and its channels."""
+
+    entry: Entry
+    channels: Mapping[str, str]
+    standing: Standing
+
+
+def current(store: Store, *, packages: bool = False) -> list[Row]:
+    """A row for each image."""
+    rows, standings = [], Standings(store)
     for name in store.names():
-        channels = store.channels(name)
-        version = channels.get(CURRENT) or channels.get(CANDIDATE) or store.versions(name)[-1]
-        rows.append((store.entry(name, version, packages=packages), channels))
+        channels, versions = store.channels(name), store.versions(name)
+        led_to = [channels[channel] for channel in FIRST_CHANNELS if channels.get(channel) in versions]
+        entry = store.entry(name, (led_to or versions[-1:])[0], packages=packages)
+        rows.append(Row(entry, channels, standings.of(entry)))
     return rows
 
 
-def listing(rows: Sequence[tuple[Entry, dict[str, str]]]) -> list[dict[str, Any]]:
-    return [_brief(entry, channels) for entry, channels in rows]
+def listing(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    return [{**_brief(row.entry, row.channels), **row.standing.to_data()} for row in rows]
 
 
-def _brief(entry: Entry, channels: dict[str, str]) -> dict[str, Any]:
+def _brief(entry: Entry, channels: Mapping[str, str]) -> dict[str, Any]:
     brief: dict[str, Any] = {
         "name": entry.name,
         "version": entry.version,
@@ -53,7 +65,12 @@ def record(entry: Entry) -> Record:
     return entry.record
 
 
-def details(entry: Entry, channels: dict[str, str], beside: Mapping[str, Any]) -> dict[str, Any]:
+def details(row: Row, changes: Sequence[Change], beside: Mapping[str, Any]) -> dict[str, Any]:
     """Everything on record about one version; `beside` is what `companions.read` gives."""
-    data = _brief(entry, channels)
-    return {**data, "record": asdict(entry.record), **beside} if entry.record else data
+    [data] = listing([row])
+    record = row.entry.record
+    return {
+        **data,
+        **({"record": asdict(record), **beside} if record else {}),
+        "history": [change.to_data() for change in changes],
+    }

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from datetime import date
 
 from kiln import files, history, publish
-from kiln.errors import StoreError, UsageError
-from kiln.history import Change, Standing
+from kiln.errors import RevokedError, StoreError, UsageError
+from kiln.history import Change
 from kiln.run import unbroken
+from kiln.standing import Standings
 from kiln.store import Entry, Store
 
 CHANNEL = re.compile(r"[a-z][a-z0-9_-]{0,40}")
@@ -49,7 +50,8 @@ def promote(store: Store, reference: str, channel: str, because: str, notify: No
         before = store.channels(entry.name).get(channel, "")
         if before != entry.version:
             _move(store, entry.name, Change(history.PROMOTE, entry.version, channel, before, because))
-    publish.refresh_catalog(store, notify)
+    with publish.told_as_done(f"{channel} of {entry.name} came to lead to {entry.version}"):
+        publish.refresh_catalog(store, notify)
     return Moved(entry.name, channel, entry.version, before)
 
 
@@ -68,7 +70,8 @@ def rollback(store: Store, name: str, channel: str, because: str, notify: Notify
                 f"name one: invoke promote {found}:VERSION --channel {channel}",
             )
         _move(store, found, Change(history.ROLLBACK, before, channel, now, because))
-    publish.refresh_catalog(store, notify)
+    with publish.told_as_done(f"{channel} of {found} came to lead to {before}"):
+        publish.refresh_catalog(store, notify)
     return Moved(found, channel, before, now)
 
 
@@ -96,29 +99,6 @@ def revoke(store: Store, reference: str, because: str, notify: Notify) -> Entry:
     return entry
 
 
-def standing(store: Store, entry: Entry) -> Standing:
-    """That of a version by itself; whatever it was built on is another matter: see `revoked_base`."""
-    return history.standing(history.read(store, entry.name), entry.version)
-
-
-def revoked_base(store: Store, entry: Entry) -> tuple[Entry, Change] | None:
-    """The revoked image that a version was built on, near or far, and what was said of it."""
-    seen: set[str] = set()
-    while entry.record and entry.record.base.startswith("image:") and entry.record.digest not in seen:
-        seen.add(entry.record.digest)
-        name = entry.record.base.removeprefix("image:").partition(":")[0]
-        digest = entry.record.base_digest
-        versions = (store.entry(name, version) for version in store.versions(name))
-        parent = next((each for each in versions if each.record and each.record.digest == digest), None)
-        if parent is None:
-            return None
-        said = standing(store, parent).revoked
-        if said:
-            return parent, said
-        entry = parent
-    return None
-
-
 def _named(store: Store, reference: str) -> Entry:
     """A version that was named as such, by number or channel: what it means must not depend on the moment."""
     if ":" not in reference:
@@ -131,17 +111,13 @@ def _named(store: Store, reference: str) -> Entry:
 
 
 def _check_usable(store: Store, entry: Entry) -> None:
-    said = standing(store, entry).revoked
-    if said:
-        raise StoreError(
-            f"{entry.name} {entry.version} is revoked: {said.because}", f"see: invoke history {entry.name}"
-        )
-    base = revoked_base(store, entry)
-    if base:
-        raise StoreError(
-            f"{entry.name} {entry.version} is built on {base[0].name} {base[0].version}, which is revoked: "
-            f"{base[1].because}",
-            f"build it anew: invoke build {entry.name}",
+    standing = Standings(store).of(entry)
+    if standing.refused:
+        raise RevokedError(
+            f"{entry.name} {entry.version} is {standing.refused}",
+            f"see: invoke history {entry.name}"
+            if standing.revoked
+            else f"build it anew: invoke build {entry.name}",
         )
 
 
@@ -171,7 +147,8 @@ def _mark(store: Store, entry: Entry, change: Change, notify: Notify) -> None:
     with publish.image_lock(store, entry.name, notify):
         who, time = history.stamp()
         history.add(store, entry.name, _signed(change, who, time))
-    publish.refresh_catalog(store, notify)
+    with publish.told_as_done(f"{entry.name} {entry.version} was marked"):
+        publish.refresh_catalog(store, notify)
 
 
 def _move(store: Store, name: str, change: Change) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kiln import publish, retention, trash
+from kiln import files, publish, retention, trash
 from kiln.context import Context
 from kiln.retention import Limits
 
@@ -51,6 +51,9 @@ def clear(context: Context, *, dry_run: bool) -> Cleared:
     for name in {each.entry.name for each in doomed}:
         publish.check_writable(store, name)
     trash.mend(store, notify)
+    if doomed:
+        # Whoever reads the catalogue never finds a version in it that isn't there.
+        publish.refresh_catalog(store, notify, {(each.entry.name, each.entry.version) for each in doomed})
     gone = []
     for each in doomed:
         if trash.throw(store, each.entry, notify):
@@ -58,7 +61,9 @@ def clear(context: Context, *, dry_run: bool) -> Cleared:
         else:
             stays[each.reference] = "it is being read, or a channel has come to lead to it"
     emptied = [f"{thrown.name}:{thrown.version}" for thrown in old if trash.empty(thrown)]
-    if gone:
+    for place in trash.litter(store, limits.trash):
+        files.remove_tree(place)
+    if len(gone) < len(doomed):
         publish.refresh_catalog(store, notify)
     return Cleared(False, gone, emptied, (), stays)
 

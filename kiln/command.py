@@ -16,7 +16,7 @@ from invoke.exceptions import Exit
 from kiln import files, ui
 from kiln.checkout import find_root
 from kiln.context import Context, open_context
-from kiln.errors import Interrupted, KilnError
+from kiln.errors import Interrupted, KilnError, UsageError
 from kiln.run import SIGNALS
 from kiln.selection import select
 
@@ -62,9 +62,18 @@ def _interrupt(number: int, _frame: object) -> None:
 
 
 @contextlib.contextmanager
-def opened(as_json: bool, site: str | None, images: str | None) -> Iterator[Context]:
+def opened(
+    as_json: bool, site: str | None, images: str | None, *, reading: bool = False, web: bool = False
+) -> Iterator[Context]:
+    """A command's context: see `open_context`. Only with `web` the images may be a web server's."""
     with command(as_json) as shown:
-        yield open_context(find_root(os.environ), site, images, os.environ, shown)
+        address = images or os.environ.get("KILN_IMAGES", "")
+        if address.startswith(("http://", "https://")) and not web:
+            raise UsageError(
+                f"{address} is a web server's: from there images are pulled, no more",
+                f"see what it has in a browser: {address.rstrip('/')}/index.html",
+            )
+        yield open_context(find_root(os.environ), site, images, os.environ, shown, reading=reading)
 
 
 def for_each(context: Context, text: str, work: Callable[[str], None]) -> None:

@@ -193,12 +193,25 @@ def user_id(name: str) -> int | None:
 
 
 def open_context(
-    root: Path, site_name: str | None, images: str | None, environ: Mapping[str, str], ui: Ui
+    root: Path,
+    site_name: str | None,
+    images: str | None,
+    environ: Mapping[str, str],
+    ui: Ui,
+    *,
+    reading: bool = False,
 ) -> Context:
-    """Load the site and see that `root` is a checkout. Raises `UsageError`, `ManifestError`."""
+    """Load the site and see that `root` is a checkout. Raises `UsageError`, `ManifestError`.
+
+    For `reading` an images folder is enough, where neither a checkout nor a site is named.
+    """
+    place = images or environ.get("KILN_IMAGES", "")
+    environ_of_site = {**environ, **({"KILN_IMAGES": images} if images else {})}
     if not (root / "manifests").is_dir():
-        raise UsageError(
-            f"{root} has no folder 'manifests'", "type it in a checkout of Kiln, or set KILN_ROOT to one"
-        )
-    loaded = site.load(site_name, root, {**environ, **({"KILN_IMAGES": images} if images else {})})
+        if not (reading and place) or site_name or environ.get("KILN_SITE"):
+            raise UsageError(
+                f"{root} has no folder 'manifests'", "type it in a checkout of Kiln, or set KILN_ROOT to one"
+            )
+        return Context(root, site.bare(Path.cwd() / place, environ), environ, ui)
+    loaded = site.load(site_name, root, environ_of_site)
     return Context(root, loaded, environ, ui)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kiln import driver, hardware
 from kiln.driver import Needs, Verdict
 from kiln.errors import KilnError, VerifyError
+from kiln.hardware import Hardware
 from kiln.record import Record
 from kiln.site import Site
 from kiln.store import Store
@@ -31,6 +32,11 @@ def of_base(found: Found, site: Site) -> Verdict:
 def of_record(record: Record, site: Site) -> Verdict:
     """Whether it runs a published image."""
     return driver.judge(driver.needs(record.environment, {}), _driver(site), driver.table())
+
+
+def of_node(record: Record, site: Site, here: Hardware) -> Verdict:
+    """Whether this node runs it; on one without a driver, such as a login node, the site's."""
+    return driver.judge(driver.needs(record.environment, {}), here.driver or site.driver, driver.table())
 
 
 def refuse(plan: Plan, site: Site) -> None:

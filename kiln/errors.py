@@ -117,6 +117,18 @@ class VerifyError(KilnError):
     meaning = "an image is not what its record or signature says, or needs a newer driver than the site has"
 
 
+class RevokedError(KilnError):
+    id = "revoked"
+    exit_code = 17
+    meaning = "an image is revoked, or built on one that is: nobody is to use it any more"
+
+
+class NetworkError(KilnError):
+    id = "network"
+    exit_code = 18
+    meaning = "a web server of images can't be reached, fails, or broke off: running it again may do"
+
+
 class Interrupted(KilnError):
     """SIGINT, SIGTERM or SIGHUP arrived: `signal_number` decides the exit code, 128 + n."""
 

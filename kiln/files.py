@@ -200,11 +200,19 @@ def locked(path: Path, *, wait: float, on_wait: Callable[[str], None] | None = N
             break
         os.close(descriptor)  # it was removed while we waited: others would lock a new one
     try:
+        _share(descriptor, path.parent)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.uname().nodename} pid {os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _share(descriptor: int, folder: Path) -> None:
+    """Let those lock a file of the caller's who may write to its folder, whatever the umask was."""
+    status = os.fstat(descriptor)
+    if group_bits(folder) and not status.st_mode & stat.S_IWGRP and status.st_uid == os.geteuid():
+        os.fchmod(descriptor, stat.S_IMODE(status.st_mode) | stat.S_IRGRP | stat.S_IWGRP)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -242,6 +250,26 @@ def make_folder(path: Path) -> None:
         for place in reversed(missing):
             place.mkdir()
             place.chmod(0o755)
+
+
+def group_bits(folder: Path) -> int:
+    """What a folder of a group hands on to those in it: that the group may write, and owns what is made."""
+    mode = folder.stat().st_mode
+    return mode & (stat.S_IWGRP | stat.S_ISGID) if mode & stat.S_IWGRP else 0
+
+
+def make_group_folder(path: Path, mode: int = 0o755) -> None:
+    """Make a folder, and those above it that are missing, as open to its group as the one above it is.
+
+    Whatever the caller's umask.
+    """
+    missing = [place for place in (path, *path.parents) if not place.is_dir()]
+    with translated(path):
+        for place in reversed(missing):
+            place.mkdir(exist_ok=True)
+            bits = group_bits(place.parent)
+            shared = bits | (stat.S_IRWXG if bits else 0)
+            place.chmod((mode if place == path else 0o755) | shared)
 
 
 def free_bytes(path: Path) -> int:

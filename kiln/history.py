@@ -15,9 +15,8 @@ import pwd
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import date, datetime, timezone
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from kiln import files
 from kiln.errors import StoreError
@@ -60,34 +59,6 @@ class Change:
         parts = [f"was {self.before}" if self.before else "", f"until {self.until}" if self.until else ""]
         parts += [f"use {self.use}" if self.use else "", self.because]
         return ": ".join((what, ", ".join(part for part in parts if part))) if any(parts) else what
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Whether a version may be used: the changes that say it may not, or not for long."""
-
-    deprecated: Change | None = None
-    revoked: Change | None = None
-
-    @property
-    def text(self) -> str:
-        """For people; '' for a version in good standing."""
-        if self.revoked:
-            return f"revoked: {self.revoked.because}"
-        if not self.deprecated:
-            return ""
-        said = self.deprecated
-        return f"deprecated until {said.until}: {said.because}; use {said.use}"
-
-    def to_data(self) -> dict[str, Any]:
-        """For programs: `revoked` and `deprecated`, where there is one."""
-        said = {"revoked": self.revoked, "deprecated": self.deprecated}
-        return {name: change.to_data() for name, change in said.items() if change}
-
-    @property
-    def expired(self) -> bool:
-        """Whether the day has passed until which a deprecated version was to be there."""
-        return self.deprecated is not None and self.deprecated.until < date.today().isoformat()
 
 
 def path(store: Store, name: str) -> Path:
@@ -136,10 +107,10 @@ def stamp() -> tuple[str, str]:
     return f"{user}@{socket.gethostname()}", datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def standing(changes: Iterable[Change], version: str) -> Standing:
-    """What the changes say of a version; the last word of each kind counts."""
-    last = {change.action: change for change in changes if change.version == version}
-    return Standing(last.get(DEPRECATE), last.get(REVOKE))
+def last(changes: Iterable[Change], version: str, action: str) -> Change | None:
+    """The last change of a kind to a version."""
+    found = [change for change in changes if (change.version, change.action) == (version, action)]
+    return found[-1] if found else None
 
 
 def way_back(changes: Sequence[Change], channel: str, now: str, there: Sequence[str]) -> str:
@@ -160,5 +131,5 @@ def way_back(changes: Sequence[Change], channel: str, now: str, there: Sequence[
     if now in stack:
         # What lies above was written, and never happened.
         del stack[len(stack) - 1 - stack[::-1].index(now) :]
-    usable = (each for each in reversed(stack) if each in there and not standing(changes, each).revoked)
+    usable = (each for each in reversed(stack) if each in there and not last(changes, each, REVOKE))
     return next((each for each in usable if each != now), "")

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kiln import channels, diff, history, startlines, testruns
+from kiln import diff, history, startlines, testruns
 from kiln.diff import Difference
 from kiln.errors import StoreError
 from kiln.hardware import Hardware
 from kiln.inventory import PYTHON, Package
 from kiln.record import Record, SmokeResult
 from kiln.site import Site
+from kiln.standing import Standings
 from kiln.store import CANDIDATE, CURRENT, Entry, Store
 from kiln.ui import size_text
 
@@ -51,11 +52,15 @@ class Version:
 class Image:
     """The names of an image's versions, the newest first; where its channels lead; its history."""
 
-    store: Store
+    standings: Standings
     name: str
     versions: tuple[str, ...]
     channels: Mapping[str, str]
     changes: tuple[history.Change, ...]
+
+    @property
+    def store(self) -> Store:
+        return self.standings.store
 
     @property
     def top(self) -> str:
@@ -83,22 +88,22 @@ class Image:
             return _with(bare, problem=f"its record is damaged: {error}")
 
     def _standing(self, entry: Entry) -> tuple[str, str]:
-        said = history.standing(self.changes, entry.version)
-        if said.revoked:
-            return REVOKED, said.text
-        base = channels.revoked_base(self.store, entry)
-        if base:
-            return REVOKED, f"built on {base[0].name} {base[0].version}, which is revoked: {base[1].because}"
-        return (DEPRECATED, said.text) if said.deprecated else ("", "")
+        try:
+            said = self.standings.of(entry)
+        except StoreError:
+            return "", ""
+        state = REVOKED if said.refused else DEPRECATED if said.until else ""
+        return state, said.text
 
 
-def read(store: Store, name: str) -> Image:
+def read(standings: Standings, name: str) -> Image:
     """The image `name`, which has a version. A history that can't be read is an empty one."""
     try:
-        changes = tuple(history.read(store, name))
+        changes = tuple(standings.changes(name))
     except StoreError:
         changes = ()
-    return Image(store, name, tuple(reversed(store.versions(name))), store.channels(name), changes)
+    store = standings.store
+    return Image(standings, name, tuple(reversed(store.versions(name))), store.channels(name), changes)
 
 
 def details(image: Image, site: Site) -> dict[str, Any]:

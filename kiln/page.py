@@ -27,6 +27,7 @@ from kiln import __version__, files, imagepage, publish
 from kiln.errors import BusyError, KilnError, SpaceError, StoreError
 from kiln.imagepage import Version
 from kiln.site import Site
+from kiln.standing import Standings
 from kiln.store import Store
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -101,11 +102,11 @@ def write(store: Store, site: Site, changed: str, notify: Callable[[str], None])
 
 
 def _write(store: Store, site: Site, changed: str, notify: Callable[[str], None]) -> None:
-    frame, names = Frame(), store.names()
+    frame, names, standings = Frame(), store.names(), Standings(store)
     stale = {changed, *_on_revoked(store, changed)}
     rows, total = [], 0
     for name in names:
-        image = imagepage.read(store, name)
+        image = imagepage.read(standings, name)
         total += len(image.versions)
         rows.append(image.version(image.top))
         page = store.folder(name) / PAGE

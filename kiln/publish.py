@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import grp
 import json
 import os
+import pwd
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from kiln.errors import ExportError, KilnError, StoreError
 from kiln.history import Change
 from kiln.record import Record
 from kiln.run import unbroken
+from kiln.standing import Standings
 from kiln.store import BESIDE, CANDIDATE, CURRENT, Store, next_version
 
 STAGING = ".staging"
@@ -35,17 +37,34 @@ TOP_FIELDS = ("version", "digest", "size", "base", "base_digest", "built", "desc
 
 
 def check_writable(store: Store, name: str) -> None:
-    """Raise `StoreError` now where a publish of `name` would fail for want of rights."""
+    """Raise `StoreError` now where a change of the image `name` would fail for want of rights."""
     folder = store.folder(name)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(existing, os.W_OK | os.X_OK):
-        owner = existing.stat().st_uid
-        raise StoreError(
-            f"you may not write to {existing} (owner: uid {owner})",
-            "ask its owner, or build for yourself: KILN_IMAGES=~/images invoke build " + name,
-        )
-    if not existing.is_dir():
-        raise StoreError(f"{existing} is not a folder", "set KILN_IMAGES to the images folder")
+    places = [existing, store.root] if store.root.exists() else [existing]
+    for place in places:
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise StoreError(
+                f"you may not write to {place} ({_owners(place)})",
+                "ask its owner, or build for yourself: KILN_IMAGES=~/images invoke build " + name,
+            )
+        if not place.is_dir():
+            raise StoreError(f"{place} is not a folder", "set KILN_IMAGES to the images folder")
+        lock = place / LOCK
+        if lock.exists() and not os.access(lock, os.R_OK | os.W_OK):
+            raise StoreError(
+                f"you may not lock {lock} ({_owners(lock)})", f"its owner can: chmod g+rw {lock}"
+            )
+
+
+def _owners(path: Path) -> str:
+    """Who owns a file, by name where it has one here."""
+    status = path.stat()
+    user, group = f"uid {status.st_uid}", f"gid {status.st_gid}"
+    with contextlib.suppress(KeyError):
+        user = pwd.getpwuid(status.st_uid).pw_name
+    with contextlib.suppress(KeyError):
+        group = grp.getgrgid(status.st_gid).gr_name
+    return f"owner: {user}, group: {group}"
 
 
 def publish(
@@ -65,14 +84,27 @@ def publish(
     published: list[Record] = []
     try:
         channel = _put(store, finished, record, label, notify, sign, published)
-        refresh_catalog(store, notify)
     except KilnError as error:
         if published:
-            error.hint = (
-                f"{published[0].file} was published before that; the next publish mends the catalogue"
-            )
+            error.hint = _done(f"{published[0].file} was published")
         raise
+    with told_as_done(f"{published[0].file} was published"):
+        refresh_catalog(store, notify)
     return published[0], channel
+
+
+@contextlib.contextmanager
+def told_as_done(what: str) -> Iterator[None]:
+    """Have a failure say that `what` was done before it: what is made from the records comes after."""
+    try:
+        yield
+    except KilnError as error:
+        error.hint = _done(what)
+        raise
+
+
+def _done(what: str) -> str:
+    return f"{what} before that; the next change mends the catalogue and the pages"
 
 
 def _put(
@@ -86,8 +118,7 @@ def _put(
 ) -> str:
     """Put the file under the next version, and its record into `published` once it is there."""
     folder = store.folder(record.name)
-    with files.translated(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    files.make_group_folder(folder)
     with (
         image_lock(store, record.name, notify),
         _staged(folder, finished, record.digest) as staged,
@@ -131,9 +162,9 @@ def _put_beside(store: Store, record: Record, texts: Mapping[str, bytes]) -> Non
 def _staged(folder: Path, finished: Path, digest: str) -> Iterator[Path]:
     """`finished` in the image's own file system, 0444; whoever holds the lock owns the staging folder."""
     staging = folder / STAGING
-    files.remove_tree(staging)
     with files.translated(staging):
-        staging.mkdir(mode=0o700)
+        files.remove_tree(staging)
+    files.make_group_folder(staging, 0o700)
     try:
         staged = staging / finished.name
         with files.translated(staged):
@@ -182,25 +213,33 @@ def catalog_lock(store: Store, notify: Callable[[str], None]) -> contextlib.Abst
     return files.locked(store.root / LOCK, wait=WAIT_SECONDS, on_wait=notify)
 
 
-def refresh_catalog(store: Store, notify: Callable[[str], None]) -> None:
-    """Make catalog.json anew from the records; damaged ones are named in it, and stop nothing."""
+def refresh_catalog(
+    store: Store, notify: Callable[[str], None], without: Collection[tuple[str, str]] = ()
+) -> None:
+    """Make catalog.json anew from the records; damaged ones are named in it, and stop nothing.
+
+    `without` are versions, as name and version, that are there and about to go.
+    """
     with catalog_lock(store, notify):
-        images = {name: _summary(store, name) for name in store.names()}
+        standings = Standings(store)
+        images = {name: _summary(standings, name, without) for name in store.names()}
         text = json.dumps({"format": 1, "images": images}, indent=1, ensure_ascii=False) + "\n"
         files.write_atomic(store.catalog, text.encode())
 
 
-def _summary(store: Store, name: str) -> dict[str, Any]:
+def _summary(standings: Standings, name: str, without: Collection[tuple[str, str]]) -> dict[str, Any]:
     """What the catalogue says of one image."""
-    changes, versions = history.read(store, name), []
+    store, versions = standings.store, []
     for version in store.versions(name):
-        entry, standing = store.entry(name, version), history.standing(changes, version)
+        if (name, version) in without:
+            continue
+        entry = store.entry(name, version)
         if entry.record is None:
             summary: dict[str, Any] = {"version": version, "problem": entry.problem}
         else:
-            known = asdict(entry.record)
-            summary = {**{key: known[key] for key in TOP_FIELDS}, "smoke": entry.record.smoke_state}
-        versions.append({**summary, **standing.to_data()})
+            known = {key: getattr(entry.record, key) for key in TOP_FIELDS}
+            summary = {**known, "version": version, "smoke": entry.record.smoke_state}
+        versions.append({**summary, **standings.of(entry).to_data()})
     return {"channels": store.channels(name), "versions": versions}
 
 

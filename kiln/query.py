@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from kiln import catalog
+from kiln.catalog import Row
 from kiln.errors import UsageError
 from kiln.inventory import Package
 from kiln.record import Record
-from kiln.store import Entry, Store
+from kiln.store import Store
 
 _SIGNS = {"≥": ">=", "≤": "<=", "≠": "!="}
 _OPERATOR = re.compile(r"\s*(~=|==|!=|>=|<=|>|<)\s*")
@@ -29,16 +29,16 @@ _OPERATOR = re.compile(r"\s*(~=|==|!=|>=|<=|>|<)\s*")
 class Hit:
     """An image that has all the words; `matches` are the packages among them, with their versions."""
 
-    entry: Entry
-    channels: dict[str, str]
+    row: Row
     matches: tuple[str, ...]
 
     @property
     def base(self) -> str:
-        return self.entry.record.base if self.entry.record else ""
+        record = self.row.entry.record
+        return record.base if record else ""
 
     def to_data(self) -> dict[str, Any]:
-        [brief] = catalog.listing([(self.entry, self.channels)])
+        [brief] = catalog.listing([self.row])
         return {**brief, "matches": list(self.matches)}
 
 
@@ -48,13 +48,13 @@ def search(store: Store, text: str) -> list[Hit]:
     if not wanted:
         raise UsageError("search for what?", "such as: invoke search 'pytorch transformers>=4.50'")
     found = []
-    for entry, channels in catalog.current(store, packages=True):
-        if entry.record is None:
+    for row in catalog.current(store, packages=True):
+        if row.entry.record is None:
             continue
-        matches = [_match(word, entry.record, list(channels)) for word in wanted]
+        matches = [_match(word, row.entry.record, list(row.channels)) for word in wanted]
         if all(match is not None for match in matches):
             packages = dict.fromkeys(each for match in matches for each in match or ())
-            found.append(Hit(entry, channels, tuple(packages)))
+            found.append(Hit(row, tuple(packages)))
     return found
 
 
@@ -78,12 +78,18 @@ def _parsed(word: str) -> str | Requirement:
 def _match(word: str | Requirement, record: Record, channels: Sequence[str]) -> list[str] | None:
     """The packages that a word means, none where it is about something else; None where there is neither."""
     if isinstance(word, Requirement):
-        name = canonicalize_name(word.name)
-        fits = [each for each in record.packages if each.name in (name, word.name) and _in(each, word)]
+        name = _plain(word.name)
+        fits = [each for each in record.packages if _plain(each.name) == name and _in(each, word)]
         return [f"{each.name} {each.version}" for each in fits] or None
-    packages = [f"{each.name} {each.version}" for each in record.packages if each.name.lower() == word]
+    name = _plain(word)
+    packages = [f"{each.name} {each.version}" for each in record.packages if _plain(each.name) == name]
     texts = (record.name, record.version, record.description, record.base, *channels)
     return packages if packages or any(word in text.lower() for text in texts) else None
+
+
+def _plain(name: str) -> str:
+    """A package's name as it is compared: people write flash_attn, and records have flash-attn."""
+    return name.lower().replace("_", "-")
 
 
 def _in(package: Package, wanted: Requirement) -> bool:

@@ -6,12 +6,13 @@ doesn't know are kept out, ones that a record lacks have defaults.
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, get_type_hints
 
 from kiln.errors import StoreError
 from kiln.hardware import Hardware
@@ -156,6 +157,14 @@ class Record:
         return "passed" if required else "none"
 
 
+def moment(time: str) -> float:
+    """Unix seconds of a record's time; 0 where it says none."""
+    try:
+        return datetime.fromisoformat(time.replace("Z", "+00:00")).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+
+
 def rows(packages: Sequence[Package]) -> str:
     """Packages as the items of a JSON list, a line each, without what is empty and their own requirements."""
     lines = [
@@ -198,7 +207,7 @@ def parse(text: bytes, place: str) -> Record:
         values["packages"] = tuple(Package(**_known(Package, item)) for item in data.get("packages", ()))
         values["findings"] = tuple(Finding(**_known(Finding, item)) for item in data.get("findings", ()))
         return Record(**values)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         look = f"look at it: less {place}"
         raise StoreError(f"{place} can't be read as a record: {error}", look) from error
 
@@ -224,15 +233,26 @@ def _hardware(data: Mapping[str, Any] | None) -> Hardware | None:
     return Hardware(**{**_known(Hardware, data), "gpus": tuple(data.get("gpus", ()))}) if data else None
 
 
-def _known(
-    model: type[Record | LayerRecord | SmokeResult | PackageChange | Hardware | Package | Finding],
-    data: Mapping[str, Any],
-) -> dict[str, Any]:
-    names = _names(cast(Hashable, model))
-    return {name: value for name, value in data.items() if name in names}
+def _known(model: Callable[..., Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `model` in `data`. Raises TypeError for a text where a number belongs, and the like."""
+    kinds = _kinds(model)
+    found = {name: value for name, value in data.items() if name in kinds}
+    for name, value in found.items():
+        texts = value.values() if kinds[name] == (dict,) and isinstance(value, dict) else ()
+        if not isinstance(value, kinds[name]) or any(not isinstance(text, str) for text in texts):
+            raise TypeError(f"{name!r} is {value!r:.40}")
+    return found
 
 
-@functools.cache
-def _names(model: Any) -> frozenset[str]:
-    # A record has a thousand packages, and a store a thousand records.
-    return frozenset(item.name for item in fields(model))
+@cache
+def _kinds(model: Callable[..., Any]) -> dict[str, tuple[type, ...]]:
+    """The fields, and what each may be; those that hold models are looked at when these are made."""
+    plain: dict[Any, tuple[type, ...]] = {
+        str: (str,),
+        int: (int,),
+        float: (int, float),
+        bool: (bool,),
+        bool | None: (bool, type(None)),
+        Mapping[str, str]: (dict,),
+    }
+    return {name: plain.get(hint, (object,)) for name, hint in get_type_hints(model).items()}

@@ -13,17 +13,21 @@ from kiln import startlines
 from kiln.check import MISSING, OK, Check
 from kiln.driver import NO_CUDA
 from kiln.inventory import APT, PYTHON
+from kiln.layers.store import age
 from kiln.problems import shown
-from kiln.record import Record, SmokeResult
+from kiln.record import Record, SmokeResult, moment
 from kiln.site import Site
 from kiln.store import CANDIDATE, Entry
 from kiln.ui import size_text
 from kiln.verify import BAD, GOOD, UNKNOWN, Finding
 
+MOST_CHANGES, MOST_PACKAGES = 5, 20
 # A command that shows nothing of these needn't wait for them to be read.
 if TYPE_CHECKING:
+    from kiln.catalog import Row
     from kiln.driver import Verdict
     from kiln.garbage import Collected
+    from kiln.history import Change
     from kiln.layers.store import Lookup
     from kiln.locked import Lock
     from kiln.order import Outcome
@@ -196,11 +200,13 @@ def start(console: Console, record: Record, path: str, site: Site) -> None:
             console.print(Text(f"  {line}"), soft_wrap=True)
 
 
-def images(console: Console, rows: Sequence[tuple[Entry, dict[str, str]]]) -> None:
-    """One line per image: the version that a user gets, and where each channel leads."""
-    made = table("image", "version", "channel", "base", "size", "built", "smoke")
-    for entry, channels in rows:
-        channel = ", ".join(name for name, version in channels.items() if version == entry.version) or "-"
+def images(console: Console, rows: Sequence[Row]) -> None:
+    """One line per image: the version that a user gets, and what is to be known of it."""
+    made = table("image", "version", "channel", "base", "size", "age", "smoke", "")
+    for row in rows:
+        entry = row.entry
+        leading = [name for name, version in row.channels.items() if version == entry.version]
+        channel = ", ".join(leading) or "-"
         if entry.record is None:
             made.add_row(entry.name, entry.version, channel, Text(entry.problem, style="yellow"))
             continue
@@ -210,27 +216,31 @@ def images(console: Console, rows: Sequence[tuple[Entry, dict[str, str]]]) -> No
             entry.name,
             entry.version,
             channel,
-            record.base,
+            Text(record.base),
             size_text(record.size),
-            record.built[:10],
+            age(built) if (built := moment(record.built)) else "-",
             Text(state, style=STYLES.get(state, "")),
+            Text(row.standing.text, style="yellow"),
         )
     console.print(made if rows else Text("no images yet; make the first: invoke build hello"))
 
 
-def image(
+def image(  # what is known of an image has this many sides
     console: Console,
-    entry: Entry,
-    channels: dict[str, str],
+    row: Row,
     site: Site,
+    changes: Sequence[Change],
     beside: Mapping[str, Any],
     fit: Verdict | None,
+    packages: bool,
 ) -> None:
-    record = entry.record
+    entry, record = row.entry, row.entry.record
     if record is None:
         console.print(Text(f"{entry.path}: {entry.problem}", style="yellow"))
         return
-    leading = ", ".join(name for name, version in channels.items() if version == entry.version) or "none"
+    if row.standing.text:
+        console.print(Text(f"{entry.name} {entry.version} is {row.standing.text}", style="bold red"))
+    leading = [name for name, version in row.channels.items() if version == entry.version]
     facts(
         console,
         [
@@ -240,7 +250,7 @@ def image(
             ("file", str(entry.path)),
             ("size", size_text(record.size)),
             ("digest", record.digest),
-            ("channels", leading),
+            ("channels", ", ".join(leading) or "none"),
             ("base", f"{record.base}  {record.base_digest}"),
             ("built", f"{record.built} by Kiln {record.kiln} with {record.runtime}"),
             *(("env", f"{name}={value}") for name, value in record.env.items()),
@@ -249,10 +259,30 @@ def image(
             *_driver(fit),
             *_beside(record, beside),
             *((each.severity, f"{each.path}: {each.cause}") for each in record.findings),
+            *_history(entry, leading, changes),
         ],
     )
+    if packages:
+        _packages(console, record)
     smoke(console, record.smoke)
     start(console, record, str(entry.path), site)
+
+
+def _history(entry: Entry, leading: Sequence[str], changes: Sequence[Change]) -> Iterator[tuple[str, str]]:
+    """What was done to a version, and to the channels that lead to it."""
+    found = [each for each in changes if each.version == entry.version or each.channel in leading]
+    for each in found[-MOST_CHANGES:]:
+        yield "history", f"{each.time}  {each.text}  ({each.who})"
+    if found[MOST_CHANGES:]:
+        yield "history", f"{len(found) - MOST_CHANGES} more before: invoke history {entry.name}"
+
+
+def _packages(console: Console, record: Record) -> None:
+    rows = table("package", "version", "of")
+    for package in record.packages:
+        rows.add_row(Text(package.name), Text(package.version), package.kind)
+    console.print()
+    console.print(rows)
 
 
 def _origin(record: Record) -> Iterator[tuple[str, str]]:
@@ -268,7 +298,17 @@ def _beside(record: Record, beside: Mapping[str, Any]) -> Iterator[tuple[str, st
         yield "packages", "not on record: an older Kiln published this"
         return
     counts = [sum(package.kind == kind for package in record.packages) for kind in (APT, PYTHON)]
-    yield "packages", f"{counts[0]} of apt, {counts[1]} of Python"
+    every = f"; all: invoke show {record.name}:{record.version} --packages"
+    yield "packages", f"{counts[0]} of apt, {counts[1]} of Python{every}"
+    brought = [
+        f"{each.name} {each.after}"
+        for layer in record.layers
+        for each in layer.changes
+        if each.after and each.kind == PYTHON
+    ]
+    if brought:
+        more = f", and {len(brought) - MOST_PACKAGES} more" if brought[MOST_PACKAGES:] else ""
+        yield "brought", f"by its layers: {', '.join(brought[:MOST_PACKAGES])}{more}"
     gone = "missing, or not the one that was published"
     sbom, provenance, name = beside["sbom"], beside["provenance"], f"{record.name}-{record.version}"
     about = f"CycloneDX {sbom['specVersion']}, {len(sbom['components'])} components" if sbom else gone

@@ -6,10 +6,10 @@ Owns the rules. Moves nothing; what is in use just now is seen when something is
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
+from kiln.record import moment
 from kiln.store import Entry, Store
 
 
@@ -69,21 +69,21 @@ def _own_reasons(
 
 def _age(built: str) -> float:
     """Seconds; a time that can't be read, or lies ahead, is now."""
-    try:
-        return max(0.0, time.time() - datetime.fromisoformat(built.replace("Z", "+00:00")).timestamp())
-    except ValueError:
-        return 0.0
+    return max(0.0, time.time() - (moment(built) or time.time()))
 
 
 def _keep_bases(entries: Sequence[Entry], stays: dict[tuple[str, str], str]) -> None:
     """What stays keeps what it is built on, and that what that is built on."""
-    by_digest: Mapping[str, Entry] = {entry.record.digest: entry for entry in entries if entry.record}
+    by_digest: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.record:
+            by_digest.setdefault(entry.record.digest, []).append(entry)
     pending = [entry for entry in entries if (entry.name, entry.version) in stays]
     while pending:
         child = pending.pop()
         if child.record is None or not child.record.base.startswith("image:"):
             continue
-        parent = by_digest.get(child.record.base_digest)
-        if parent and (parent.name, parent.version) not in stays:
-            stays[parent.name, parent.version] = f"{child.name} {child.version} is built on it"
-            pending.append(parent)
+        for parent in by_digest.get(child.record.base_digest, ()):
+            if (parent.name, parent.version) not in stays:
+                stays[parent.name, parent.version] = f"{child.name} {child.version} is built on it"
+                pending.append(parent)

@@ -187,6 +187,9 @@ class Site(Model):
     scratch: SitePath | None = Field(
         default=None, description="A local disk for the work of builds; else it is in `cache`."
     )
+    containers: SitePath | None = Field(
+        default=None, description="Where enroot keeps the containers of a job, for `pull --create` in one."
+    )
     from_environment: Switch = Field(
         default=False,
         description="Take proxies, certificates and indexes that aren't set here from the environment.",
@@ -322,6 +325,12 @@ def load(name: str | None, project_root: Path, environ: Mapping[str, str]) -> Si
     seen = SiteReading(name=wanted, root=project_root, environ=environ)
     site = document.load(folder / f"{wanted}.yaml", Site, seen, HINT)
     return _with_environment(site, environ) if site.from_environment else site
+
+
+def bare(images: Path, environ: Mapping[str, str]) -> Site:
+    """The site of a caller who has no profile, and reads from the folder `images`."""
+    cache = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/")) / ".cache") / "kiln"
+    return _with_environment(Site(format=FORMAT, name=DEFAULT_SITE, images=images, cache=cache), environ)
 
 
 def _with_environment(site: Site, environ: Mapping[str, str]) -> Site:

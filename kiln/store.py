@@ -29,7 +29,7 @@ from kiln.record import Record
 CURRENT, CANDIDATE = "current", "candidate"
 FIRST_CHANNELS = (CURRENT, CANDIDATE)
 RECORD, SIGNATURE, SBOM, PROVENANCE = "json", "json.sig", "cdx.json", "provenance.json"
-CHECKSUM = "sha256"
+CHECKSUM, TESTS = "sha256", "tests.jsonl"
 BESIDE = (RECORD, SIGNATURE, SBOM, PROVENANCE, CHECKSUM)
 """What the names of the files beside an image have after the version: see `kiln.companions`."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -69,7 +69,7 @@ class Store:
 
     def tests(self, name: str, version: str) -> Path:
         """Later runs of smoke hooks: see `kiln.testruns`."""
-        return self.folder(name) / f"{name}-{version}.tests.jsonl"
+        return self.beside(name, version, TESTS)
 
     def channel(self, name: str, channel: str) -> Path:
         return self.folder(name) / f"{channel}.sqsh"

@@ -12,6 +12,8 @@ from invoke.tasks import task
 
 from kiln import storeview
 from kiln.command import opened, options
+from kiln.errors import SmokeFailure
+from kiln.standing import Standings
 
 if TYPE_CHECKING:
     from kiln.channels import Moved
@@ -46,7 +48,7 @@ def pull(
     from kiln import pull as pulling
 
     address = images or os.environ.get("KILN_IMAGES", "")
-    with opened(json, site, None if offers.URL.match(address) else images or None) as context:
+    with opened(json, site, images or None, reading=True, web=True) as context:
         place = offers.place(address, context.site.images, context.transport)
         done = pulling.pull(context, place, name, Path(to), create=create)
         context.ui.result(done.to_data(), functools.partial(storeview.pulled, done=done, site=context.site))
@@ -64,7 +66,7 @@ def search(
     """Find images by what they are and what is in them."""
     from kiln import query
 
-    with opened(json, site, images) as context:
+    with opened(json, site, images, reading=True) as context:
         hits = query.search(context.store, words)
         context.ui.result(
             {"images": [hit.to_data() for hit in hits]}, functools.partial(storeview.hits, found=hits)
@@ -78,7 +80,7 @@ def history(
     """Show what was done to an image's versions and channels, by whom, when and why."""
     from kiln import history as histories
 
-    with opened(json, site, images) as context:
+    with opened(json, site, images, reading=True) as context:
         entry = context.store.find(name)
         changes = histories.read(context.store, entry.name)
         context.ui.result(
@@ -188,28 +190,34 @@ def smoke(
     json: bool = False,
 ) -> None:
     """Run the smoke hooks again on a published image, and keep what they say with its record."""
-    from kiln import page, retest
+    from kiln import retest
 
     with opened(json, site, images) as context:
+        kept = context.store.find(name).name
         try:
             done = retest.retest(context, name, runtime)
-        finally:
-            page.write(context.store, context.site, name.partition(":")[0], context.ui.warn)
+        except SmokeFailure:
+            _write_page(context, kept, "what the hooks said was kept")
+            raise
+        _write_page(context, kept, "what the hooks said was kept")
         context.ui.result(done.to_data(), functools.partial(storeview.retested, done=done))
 
 
-def _moved(context: Context, done: Moved) -> None:
-    from kiln import page
+def _write_page(context: Context, name: str, done: str) -> None:
+    from kiln import page, publish
 
-    page.write(context.store, context.site, done.name, context.ui.warn)
+    with publish.told_as_done(done):
+        page.write(context.store, context.site, name, context.ui.warn)
+
+
+def _moved(context: Context, done: Moved) -> None:
+    _write_page(context, done.name, f"{done.channel} of {done.name} leads to {done.version}")
     context.ui.result(vars(done), functools.partial(storeview.moved, done=done))
 
 
 def _marked(context: Context, entry: Entry) -> None:
-    from kiln import channels, page
-
-    page.write(context.store, context.site, entry.name, context.ui.warn)
-    standing = channels.standing(context.store, entry)
+    _write_page(context, entry.name, f"{entry.name} {entry.version} was marked")
+    standing = Standings(context.store).of(entry)
     leading = [
         name
         for name, version in context.store.channels(entry.name).items()
@@ -223,12 +231,12 @@ def _marked(context: Context, entry: Entry) -> None:
 
 def clear(site: str | None, images: str | None, undelete: str, *, dry_run: bool, as_json: bool) -> None:
     """What `invoke gc` does with published images."""
-    from kiln import clearing, page
+    from kiln import clearing
 
     with opened(as_json, site, images) as context:
         done = clearing.put_back(context, undelete) if undelete else clearing.clear(context, dry_run=dry_run)
         for name in done.names if not dry_run else ():
-            page.write(context.store, context.site, name, context.ui.warn)
+            _write_page(context, name, "versions were moved")
         context.ui.result(done.to_data(), functools.partial(storeview.cleared, done=done))
 
 

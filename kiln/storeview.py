@@ -15,10 +15,11 @@ from kiln.ui import size_text
 if TYPE_CHECKING:
     from kiln.channels import Moved
     from kiln.clearing import Cleared
-    from kiln.history import Change, Standing
+    from kiln.history import Change
     from kiln.pull import Pulled
     from kiln.query import Hit
     from kiln.retest import Retested
+    from kiln.standing import Standing
     from kiln.store import Entry
 
 
@@ -27,7 +28,11 @@ def pulled(console: Console, done: Pulled, site: Site) -> None:
     console.print(
         Text(f"\n{record.name} {record.version} is at {done.path}", style="bold green"), soft_wrap=True
     )
-    facts(console, [("size", size_text(record.size)), ("digest", record.digest), ("base", record.base)])
+    signed = [("signed", done.signed)] if done.signed else []
+    facts(
+        console,
+        [("size", size_text(record.size)), ("digest", record.digest), *signed, ("base", record.base)],
+    )
     if done.container:
         console.print(Text(f"\nStart it: enroot start --rw {done.container}"))
         return
@@ -35,9 +40,10 @@ def pulled(console: Console, done: Pulled, site: Site) -> None:
 
 
 def hits(console: Console, found: Sequence[Hit]) -> None:
-    made = table("image", "version", "base", "found")
+    made = table("image", "version", "base", "found", "")
     for hit in found:
-        made.add_row(hit.entry.name, hit.entry.version, Text(hit.base), Text(", ".join(hit.matches)))
+        entry, standing = hit.row.entry, Text(hit.row.standing.text, style="yellow")
+        made.add_row(entry.name, entry.version, Text(hit.base), Text(", ".join(hit.matches)), standing)
     console.print(made if found else Text("no image has all of that; see what there is: invoke list"))
 
 

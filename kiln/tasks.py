@@ -21,6 +21,7 @@ from kiln.checkout import find_root
 from kiln.command import command, for_each, opened, options
 from kiln.errors import UsageError
 from kiln.run import attach, host_environment
+from kiln.standing import Standings
 
 
 @task(help=options("name", "site", "images", "runtime", "no_cache", "from", "json"))
@@ -165,31 +166,52 @@ def shell_(
 @task(name="list", help=options("site", "images", "json"))
 def list_(_: InvokeContext, site: str | None = None, images: str | None = None, json: bool = False) -> None:
     """List the published images."""
-    with opened(json, site, images) as context:
+    with opened(json, site, images, reading=True) as context:
         rows = catalog.current(context.store)
         context.ui.result({"images": catalog.listing(rows)}, functools.partial(render.images, rows=rows))
 
 
-@task(help={**options("site", "images", "json"), "name": "NAME, NAME:VERSION or NAME:CHANNEL"})
+@task(
+    help={
+        **options("site", "images", "json"),
+        "name": "NAME, NAME:VERSION or NAME:CHANNEL",
+        "packages": "list all packages, too",
+    }
+)
 def show(
-    _: InvokeContext, name: str, site: str | None = None, images: str | None = None, json: bool = False
+    _: InvokeContext,
+    name: str,
+    site: str | None = None,
+    images: str | None = None,
+    packages: bool = False,
+    json: bool = False,
 ) -> None:
     """Show one published image and how to start it."""
     from kiln import drivergate
 
-    with opened(json, site, images) as context:
+    with opened(json, site, images, reading=True) as context:
         entry = context.store.find(name)
-        channels = context.store.channels(entry.name)
+        standings = Standings(context.store)
+        row = catalog.Row(entry, context.store.channels(entry.name), standings.of(entry))
+        changes = standings.changes(entry.name)
         beside = companions.read(context.store, entry)
         fit = drivergate.of_record(entry.record, context.site) if entry.record else None
-        shown = functools.partial(
-            render.image, entry=entry, channels=channels, site=context.site, beside=beside, fit=fit
-        )
-        details = catalog.details(entry, channels, beside)
+        details = catalog.details(row, changes, beside)
         torch = startlines.has_torch(entry.record)
         lines = startlines.blocks(entry.name, str(entry.path), context.site, torch=torch)
         start = [{"title": title, "lines": each} for title, each in lines]
-        context.ui.result({**details, "driver": vars(fit) if fit else None, "start": start}, shown)
+        context.ui.result(
+            {**details, "driver": vars(fit) if fit else None, "start": start},
+            functools.partial(
+                render.image,
+                row=row,
+                site=context.site,
+                changes=changes,
+                beside=beside,
+                fit=fit,
+                packages=packages,
+            ),
+        )
 
 
 @task(
@@ -213,7 +235,7 @@ def diff(
     from kiln import diff as differing
     from kiln import diffview
 
-    with opened(json, site, images) as context:
+    with opened(json, site, images, reading=True) as context:
         records = (catalog.record(context.store.find(each)) for each in (before, after))
         found = differing.compare(*records)
         view = diffview.markdown if markdown else diffview.tables

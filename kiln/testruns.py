@@ -30,9 +30,13 @@ class Run:
 def read(path: Path) -> list[Run]:
     """The runs, oldest first; none where there is no file. A damaged line is passed over."""
     try:
-        text = path.read_text(errors="replace")
+        return parse(path.read_text(errors="replace"))
     except OSError:
         return []
+
+
+def parse(text: str) -> list[Run]:
+    """The runs in a file's text."""
     return [run for line in text.splitlines() if (run := _parse(line))]
 
 

@@ -13,25 +13,27 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import math
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from kiln import files
-from kiln.errors import SpaceError, StoreError
+from kiln.errors import SpaceError, StoreError, VerifyError
 from kiln.ui import size_text
 
-# Bytes. What is read is digested by another thread, so some pieces are in memory at a time.
-PIECE, AHEAD = 1 << 20, 8
+# Bytes, and how many pieces wait to be digested. Small ones stay in the processor's cache.
+PIECE, AHEAD = 1 << 18, 8
 RESERVE_BYTES = 64 << 20
 
 Progress = Callable[[int, int], None]
 Notify = Callable[[str], None]
+Piece = bytes | memoryview
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,19 @@ class Wanted:
 
 
 class Source(Protocol):
-    def pieces(self, offset: int) -> contextlib.AbstractContextManager[tuple[int, Iterable[bytes]]]:
-        """The bytes from `offset` on, or from 0, and which of both. Raises `KilnError`, OSError."""
+    def pieces(self, offset: int) -> contextlib.AbstractContextManager[tuple[int, Iterator[Piece]]]:
+        """The bytes from `offset` on, or from 0, and which of both.
+
+        A piece's memory may be used again once AHEAD + 2 more have been asked for. Raises `KilnError`.
+        """
         ...
 
 
 def bring(wanted: Wanted, source: Source, folder: Path, notify: Notify, progress: Progress) -> bool:
     """Have the file in `folder`; returns whether it had to be brought.
 
-    Raises `StoreError` where another file has its name or the bytes are not those of the digest,
-    `SpaceError`, `BusyError`, and what the source raises.
+    Raises `StoreError` where another file has its name, `VerifyError` where the bytes are not those of the
+    digest, `SpaceError`, `BusyError`, and what the source raises.
     """
     target = folder / wanted.file
     if _is_there(wanted, target):
@@ -68,7 +73,7 @@ def bring(wanted: Wanted, source: Source, folder: Path, notify: Notify, progress
                 return False
             part = folder / f".{wanted.file}.part"
             _check_space(wanted, part)
-            _fill(wanted, source, part, progress)
+            _fill(wanted, source, part, notify, progress)
             _land(wanted, part, target)
         finally:
             lock.unlink(missing_ok=True)
@@ -103,60 +108,60 @@ def _check_space(wanted: Wanted, part: Path) -> None:
         )
 
 
-def _fill(wanted: Wanted, source: Source, part: Path, progress: Progress) -> None:
+def _fill(wanted: Wanted, source: Source, part: Path, notify: Notify, progress: Progress) -> None:
+    """Have all bytes in `part`. What an earlier try left may be damaged: then they come from the start."""
     with files.translated(part):
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "r+b", buffering=0) as stream, _Digest() as digest:
-        done = _again(stream.fileno(), digest, wanted, progress)
-        with source.pieces(done) as (offset, pieces):
-            if offset != done:
-                digest.restart()
-                done = offset
-            stream.seek(done)
-            stream.truncate()
-            for piece in pieces:
-                digest.add(piece)
-                with files.translated(part):
-                    _write(stream.fileno(), piece)
-                done += len(piece)
-                if done > wanted.size:
-                    break
-                progress(done, wanted.size)
-        found = digest.text()
-        _check(wanted, part, done, found)
-        with files.translated(part):
-            os.fsync(stream.fileno())
-
-
-def _again(descriptor: int, digest: _Digest, wanted: Wanted, progress: Progress) -> int:
-    """Digest what an earlier try left; how many bytes of it can be gone on from."""
-    size = os.fstat(descriptor).st_size
-    if size > wanted.size:
-        return 0
-    done = 0
-    while piece := os.pread(descriptor, PIECE, done):
-        digest.add(piece)
-        done += len(piece)
-        progress(done, wanted.size)
-    return done
-
-
-def _check(wanted: Wanted, part: Path, done: int, found: str) -> None:
-    if done < wanted.size:
-        raise StoreError(
-            f"{wanted.file} ended after {done} of {wanted.size} bytes",
-            "run it again: it goes on from there",
-        )
+    with os.fdopen(descriptor, "r+b", buffering=0) as stream:
+        there = os.fstat(descriptor).st_size
+        begin = there if 0 < there <= wanted.size else 0
+        begun, found = _write(wanted, source, stream, part, begin, progress)
+        if begun and found != wanted.digest:
+            notify("what an earlier try left was damaged: it comes from the start")
+            _, found = _write(wanted, source, stream, part, 0, progress)
     if found != wanted.digest:
         part.unlink()
-        raise StoreError(
+        raise VerifyError(
             f"{wanted.file} has other bytes than its record says: {found[:19]}…, not {wanted.digest[:19]}…",
             "it was changed on its disk, or on the way: run it again, and tell whoever keeps the images",
         )
 
 
+def _write(
+    wanted: Wanted, source: Source, stream: IO[bytes], part: Path, offset: int, progress: Progress
+) -> tuple[int, str]:
+    """Write from `offset` on; returns where it began, and the digest of all."""
+    with _Digest() as digest, source.pieces(offset) as (begin, pieces):
+        with files.translated(part):
+            stream.truncate(begin)
+            stream.seek(0)
+        done = 0
+        for there in _read(stream, begin):
+            digest.add(there)
+            done += len(there)
+            progress(done, wanted.size)
+        for piece in pieces:
+            digest.add(piece)
+            with files.translated(part):
+                _write_all(stream, piece)
+            done += len(piece)
+            if done > wanted.size:
+                return begin, f"more than {wanted.size} bytes"
+            progress(done, wanted.size)
+        if done < wanted.size:
+            raise StoreError(
+                f"{wanted.file} ended after {done} of {wanted.size} bytes",
+                "run it again: it goes on from there",
+            )
+        return begin, digest.text()
+
+
 def _land(wanted: Wanted, part: Path, target: Path) -> None:
-    """Give it its name, which nothing else may have got meanwhile."""
+    """Give it its name, which nothing else may have got meanwhile.
+
+    Its bytes needn't be on the disk yet, as with `cp`: it can be pulled again, and one that a crash of the
+    machine cut short is told by its size.
+    """
     with files.translated(target):
         os.utime(part, (wanted.time, wanted.time))
         os.chmod(part, 0o444)
@@ -170,21 +175,33 @@ def _land(wanted: Wanted, part: Path, target: Path) -> None:
                 raise
             # No hard links here, as on some network file systems; the lock keeps other pulls away.
             os.rename(part, target)
-        files.sync_folder(target.parent)
 
 
-def _write(descriptor: int, piece: bytes) -> None:
+def _write_all(stream: IO[bytes], piece: Piece) -> None:
     left = memoryview(piece)
     while left:
-        left = left[os.write(descriptor, left) :]
+        left = left[stream.write(left) :]
+
+
+def _read(stream: IO[bytes], end: int | None = None) -> Iterator[memoryview]:
+    """What is in a file, up to `end`; a few pieces of memory are used in turn."""
+    ring = itertools.cycle([memoryview(bytearray(PIECE)) for _ in range(AHEAD + 2)])
+    left = end
+    for piece in ring:
+        room = piece if left is None else piece[:left]
+        count = os.readv(stream.fileno(), [room]) if room else 0
+        if not count:
+            return
+        left = None if left is None else left - count
+        yield piece[:count]
 
 
 class _Digest:
-    """sha256 in a thread of its own: it takes as long as reading and writing."""
+    """sha256 by a thread of its own: it takes as long as reading and writing together."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
-        self._pieces: queue.Queue[bytes | None] = queue.Queue(AHEAD)
+        self._pieces: queue.Queue[Piece | None] = queue.Queue(AHEAD)
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> _Digest:
@@ -194,14 +211,11 @@ class _Digest:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def add(self, piece: bytes) -> None:
+    def add(self, piece: Piece) -> None:
         self._pieces.put(piece)
 
-    def restart(self) -> None:
-        self._pieces.join()
-        self._hash = hashlib.sha256()
-
     def text(self) -> str:
+        """Of all that was added, as `sha256:<hex>`."""
         self._end()
         return f"sha256:{self._hash.hexdigest()}"
 
@@ -213,7 +227,6 @@ class _Digest:
     def _run(self) -> None:
         while (piece := self._pieces.get()) is not None:
             self._hash.update(piece)
-            self._pieces.task_done()
 
 
 class LocalFile:
@@ -223,14 +236,23 @@ class LocalFile:
         self.path = path
 
     @contextlib.contextmanager
-    def pieces(self, offset: int) -> Iterator[tuple[int, Iterable[bytes]]]:
-        try:
+    def pieces(self, offset: int) -> Iterator[tuple[int, Iterator[Piece]]]:
+        with self._told():
             stream = self.path.open("rb", buffering=0)
-        except OSError as error:
-            raise StoreError(f"cannot read {self.path}: {error.strerror}") from error
         with stream:
             # Tells whoever clears the store that it is read; not every file system has locks.
             with contextlib.suppress(OSError):
                 fcntl.lockf(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
             stream.seek(offset)
-            yield offset, iter(lambda: stream.read(PIECE), b"")
+            yield offset, self._read(stream)
+
+    def _read(self, stream: IO[bytes]) -> Iterator[Piece]:
+        with self._told():
+            yield from _read(stream)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(f"cannot read {self.path}: {error.strerror}") from error

@@ -47,7 +47,7 @@ def throw(store: Store, entry: Entry, notify: Notify) -> bool:
     with publish.image_lock(store, entry.name, notify), files.translated(place):
         if entry.version in store.channels(entry.name).values() or in_use(entry.path):
             return False
-        place.mkdir(parents=True, exist_ok=True)
+        files.make_group_folder(place)
         files.write_atomic(entry.path.with_suffix(NOTE), _note(store, entry).encode(), 0o444)
         entry.path.rename(place / entry.path.name)
         _move_rest(store, entry.name, entry.version, place)
@@ -101,11 +101,19 @@ def old(store: Store, seconds: float) -> Iterator[Thrown]:
     return (thrown for thrown in listing(store) if time.time() - thrown.moment > seconds)
 
 
+def litter(store: Store, seconds: float) -> Iterator[Path]:
+    """What a killed call left in the trash, without an image, for longer than that."""
+    for place in (store.root / FOLDER).glob("*"):
+        if not list(place.glob("*.sqsh")) and time.time() - place.stat().st_mtime > seconds:
+            yield place
+
+
 def empty(thrown: Thrown) -> bool:
     """Remove a version for good; False for one that somebody still reads."""
     if any(in_use(path) for path in thrown.path.glob("*.sqsh")):
         return False
-    files.remove_tree(thrown.path)
+    with files.translated(thrown.path):
+        files.remove_tree(thrown.path)
     return True
 
 

@@ -76,20 +76,25 @@ class Checker:
 
     def _signature(self, entry: Entry, record: Record) -> Finding:
         path = self.store.beside(entry.name, entry.version, SIGNATURE)
-        if not path.is_file():
-            missing = BAD if self.signing.required else UNKNOWN
-            return Finding(path.name, missing, "there is no signature")
-        if self.signing.allowed_signers is None:
-            state = BAD if self.signing.required else UNKNOWN
-            return Finding(path.name, state, "the site profile doesn't say whose count (allowed_signers)")
-        data = self.store.beside(entry.name, entry.version, RECORD).read_bytes()
-        try:
-            by = signature.signer(
-                data, path.read_bytes(), self.signing.allowed_signers, record.built, self.environ
-            )
-        except KilnError as error:
-            return Finding(path.name, BAD, error.message)
-        return Finding(path.name, GOOD, f"by {by}")
+        sealed = path.read_bytes() if path.is_file() else None
+        text = self.store.beside(entry.name, entry.version, RECORD).read_bytes()
+        return judge(path.name, text, sealed, record.built, self.signing, self.environ)
+
+
+def judge(
+    name: str, text: bytes, sealed: bytes | None, built: str, signing: Signing, environ: Mapping[str, str]
+) -> Finding:
+    """Whether the signature `sealed` of a record's `text` counts; `name` is the signature's file."""
+    missing = BAD if signing.required else UNKNOWN
+    if sealed is None:
+        return Finding(name, missing, "there is no signature")
+    if signing.allowed_signers is None:
+        return Finding(name, missing, "the site profile doesn't say whose count (allowed_signers)")
+    try:
+        by = signature.signer(text, sealed, signing.allowed_signers, built, environ)
+    except KilnError as error:
+        return Finding(name, BAD, error.message)
+    return Finding(name, GOOD, f"by {by}")
 
 
 def conclude(entry: Entry, found: list[Finding]) -> None:

@@ -197,7 +197,8 @@ class Project:
     def published(self) -> list[str]:
         """Every file of the store that is or may become an image, and whatever was left half done."""
         found = [path for path in self.images.rglob("*") if path.is_symlink() or path.is_file()]
-        return sorted(path.name for path in found if path.name not in (".lock", "catalog.json"))
+        derived = (".lock", "catalog.json", "history.jsonl", "index.html")
+        return sorted(path.name for path in found if path.name not in derived)
 
     def nothing_published(self) -> None:
         assert self.published() == []

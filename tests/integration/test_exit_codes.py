@@ -32,6 +32,8 @@ PRODUCED = {
     # The program waits ten minutes before it says so.
     "busy": "unit/test_files.py",
     "verify": f"{HERE}/test_record.py::test_verify_after_a_flipped_byte",
+    "revoked": f"{HERE}/test_pull.py::test_deprecated_is_said_and_revoked_is_not_pulled",
+    "network": "unit/test_offers.py::test_a_server_that_is_gone",
     "interrupted": f"{HERE}/test_signals.py::test_signal_leaves_no_process_mount_or_file",
 }
 

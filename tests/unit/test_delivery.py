@@ -132,7 +132,7 @@ def test_a_block_that_is_left_early_leaves_nobody_telling(fake: Fake, bench: Ben
     others = [os.memfd_create("other") for _ in range(2)]
     release.set()
     for thread in set(threading.enumerate()) - before:
-        if thread.name.endswith("(_work)"):
+        if thread.name.endswith(("(_work)", "(_run)")):
             thread.join(WAIT_SECONDS)
     assert not delivery.under_way
     assert [os.fstat(other).st_size for other in others] == [0, 0]

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from kiln import history
-from kiln.history import Change, Standing
+from kiln.history import Change
 from kiln.store import Store
 from tests.unit.conftest import Publisher
 
@@ -57,19 +57,11 @@ def test_the_way_back_passes_over_what_is_gone_or_revoked() -> None:
 def test_the_last_word_on_a_version_counts() -> None:
     first = Change(history.DEPRECATE, "1", until="2027-01-01", use="x:2", because="old")
     second = dataclasses.replace(first, until="2028-01-01")
-    assert history.standing([first, second], "1") == Standing(deprecated=second)
-    assert history.standing([first], "2") == Standing()
     revoked = Change(history.REVOKE, "1", because="wrong NCCL")
-    assert history.standing([first, revoked], "1").text == "revoked: wrong NCCL"
-    assert history.standing([first], "1").text == "deprecated until 2027-01-01: old; use x:2"
-    assert history.standing([], "1").text == ""
-
-
-def test_a_day_that_has_passed() -> None:
-    gone = Change(history.DEPRECATE, "1", until="2020-01-01", use="x:2", because="old")
-    assert Standing(deprecated=gone).expired
-    assert not Standing(deprecated=dataclasses.replace(gone, until="9999-01-01")).expired
-    assert not Standing().expired
+    changes = [first, revoked, second]
+    assert history.last(changes, "1", history.DEPRECATE) == second
+    assert history.last(changes, "1", history.REVOKE) == revoked
+    assert history.last(changes, "2", history.DEPRECATE) is None
 
 
 def test_lines_are_kept_in_order_whatever_lies_between(store: Store, put: Publisher) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import http.server
 import json
 import threading
 from collections.abc import Iterator
@@ -13,53 +11,13 @@ from pathlib import Path
 import pytest
 
 from kiln import channels, offers, transfer
-from kiln.errors import BaseError, StoreError
+from kiln.errors import NetworkError, StoreError, VerifyError
 from kiln.offers import Folder, Place, Web
 from kiln.registry.transport import Network, Transport
+from kiln.standing import Standing
 from kiln.store import Store
+from tests.imageserver import Server
 from tests.unit.conftest import Publisher
-
-
-class Served(http.server.SimpleHTTPRequestHandler):
-    """A folder as a plain web server has it; `ranges` and `cut` are of the server."""
-
-    def do_GET(self) -> None:
-        server = self.server
-        assert isinstance(server, Server)
-        server.asked.append((self.path, self.headers.get("Range", "")))
-        if not self.path.endswith(".sqsh"):
-            super().do_GET()
-            return
-        data = Path(self.translate_path(self.path)).read_bytes()
-        begin = 0
-        if server.ranges and self.headers.get("Range"):
-            begin = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
-        else:
-            self.send_response(200)
-        self.send_header("Content-Length", str(len(data) - begin))
-        self.end_headers()
-        body = data[begin:]
-        if server.cut and len(server.asked) < server.cut:
-            self.wfile.write(body[: len(body) // 3])
-            self.close_connection = True
-            return
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None: ...
-
-
-class Server(http.server.ThreadingHTTPServer):
-    ranges, cut = True, 0
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(("127.0.0.1", 0), functools.partial(Served, directory=str(root)))
-        self.asked: list[tuple[str, str]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
 
 @pytest.fixture
@@ -94,7 +52,7 @@ def test_both_places_offer_the_same(place: Place, store: Store, put: Publisher, 
     assert {reference: place.find(reference).version for reference in wanted} == wanted
     assert bring(place, "demo", tmp_path / "to") == store.image("demo", "1.0-r2").read_bytes()
     offer = place.find("demo")
-    assert (offer.refused, offer.warnings) == ("", ())
+    assert offer.standing == Standing()
 
 
 def test_a_version_out_of_use_is_said(place: Place, store: Store, put: Publisher) -> None:
@@ -102,8 +60,8 @@ def test_a_version_out_of_use_is_said(place: Place, store: Store, put: Publisher
     put("demo")
     channels.deprecate(store, "demo:1.0-r1", "9999-01-31", "demo:1.0-r2", "old CUDA", lambda text: None)
     channels.revoke(store, "demo:1.0-r2", "a token in it", lambda text: None)
-    assert place.find("demo:1.0-r1").warnings == ("deprecated until 9999-01-31: old CUDA; use demo:1.0-r2",)
-    assert place.find("demo").refused == "revoked: a token in it"
+    assert place.find("demo:1.0-r1").standing.text == "deprecated until 9999-01-31: old CUDA; use demo:1.0-r2"
+    assert place.find("demo").standing.refused == "revoked: a token in it"
 
 
 def test_what_there_is_not(place: Place, put: Publisher) -> None:
@@ -121,7 +79,7 @@ def test_a_record_that_names_another_place(place: Place, store: Store, put: Publ
     path = store.record("demo", "1.0-r1")
     path.chmod(0o644)
     path.write_text(json.dumps({**json.loads(path.read_text()), "file": "../../etc/passwd"}))
-    with pytest.raises(StoreError, match="names the file"):
+    with pytest.raises(VerifyError, match=r"is about .*etc.passwd"):
         place.find("demo")
 
 
@@ -150,7 +108,7 @@ def large(store: Store, put: Publisher) -> bytes:
 def test_a_line_that_is_cut_is_gone_on_with(
     server: Server, transport: Transport, store: Store, put: Publisher, tmp_path: Path
 ) -> None:
-    data, server.cut = large(store, put), 6
+    data, server.cut = large(store, put), 8
     assert bring(Web(server.url, transport), "demo", tmp_path / "to") == data
     ranges = [ranged for path, ranged in server.asked if path.endswith(".sqsh")]
     assert len(ranges) == 4 and ranges[0] == "" and ranges[1] == f"bytes={5 << 17}-"
@@ -159,8 +117,8 @@ def test_a_line_that_is_cut_is_gone_on_with(
 def test_a_server_without_ranges_begins_anew(
     server: Server, transport: Transport, store: Store, put: Publisher, tmp_path: Path
 ) -> None:
-    data, server.cut, server.ranges = large(store, put), 4, False
-    with pytest.raises(StoreError, match="has no ranges to go on"):
+    data, server.cut, server.ranges = large(store, put), 6, False
+    with pytest.raises(NetworkError, match="has no ranges to go on"):
         bring(Web(server.url, transport), "demo", tmp_path / "to")
     assert bring(Web(server.url, transport), "demo", tmp_path / "to") == data
 
@@ -169,7 +127,7 @@ def test_a_server_that_is_gone(server: Server, transport: Transport, put: Publis
     put("demo")
     server.shutdown()
     server.server_close()
-    with pytest.raises(BaseError, match="cannot reach 127"):
+    with pytest.raises(NetworkError, match="cannot reach 127"):
         Web(server.url, transport).find("demo")
 
 

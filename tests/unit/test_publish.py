@@ -232,7 +232,7 @@ def test_a_file_system_without_hard_links(
 def test_a_read_only_store_is_told_before_any_work(store: Store, put: Publisher) -> None:
     put("demo")
     store.folder("demo").chmod(0o555)
-    with pytest.raises(StoreError, match=r"you may not write to .*/demo \(owner: uid"):
+    with pytest.raises(StoreError, match=r"you may not write to .*/demo \(owner: \w+, group: \w+\)"):
         publish.check_writable(store, "demo")
 
 

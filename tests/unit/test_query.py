@@ -44,11 +44,12 @@ def filled(store: Store, put: Publisher) -> Store:
         ("bookworm current", {"llm": (), "old": ()}),
         ("language before", {}),
         ("trans", {}),
+        ("TRANSFORMERS==4.49.0", {"old": ("transformers 4.49.0",)}),
         ("tran old", {}),
     ],
 )
 def test_what_is_found(filled: Store, words: str, wanted: dict[str, tuple[str, ...]]) -> None:
-    assert {hit.entry.name: hit.matches for hit in query.search(filled, words)} == wanted
+    assert {hit.row.entry.name: hit.matches for hit in query.search(filled, words)} == wanted
 
 
 @pytest.mark.parametrize("words", ["", "  ", ">=4", "a>=", "torch>=2>=x y"])
@@ -62,6 +63,6 @@ def test_a_damaged_record_is_passed_over(filled: Store) -> None:
     path = filled.record("llm", "1.0-r1")
     path.chmod(0o644)
     path.write_text("{")
-    assert [hit.entry.name for hit in query.search(filled, "transformers")] == ["old"]
+    assert [hit.row.entry.name for hit in query.search(filled, "transformers")] == ["old"]
     [hit] = query.search(filled, "transformers")
     assert hit.to_data()["matches"] == ["transformers 4.49.0"] and hit.base == "debootstrap:bookworm"

@@ -39,3 +39,19 @@ def test_damaged_changes_make_a_damaged_record(tmp_path: Path, changes: object) 
     (tmp_path / "x.json").write_text(json.dumps(data))
     with pytest.raises(StoreError, match="can't be read as a record"):
         record.read(tmp_path / "x.json")
+
+
+ODD = {"name": 1, "size": "big", "built": None, "env": ["x"], "environment": {"A": 1}, "clean": "yes"}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_value_of_another_kind_makes_a_damaged_record(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x.json").write_text(json.dumps({**json.loads(FULL.to_json()), name: ODD[name]}))
+    with pytest.raises(StoreError, match="can't be read as a record"):
+        record.read(tmp_path / "x.json")
+
+
+def test_endless_nesting_makes_a_damaged_record(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[" * 100_000)
+    with pytest.raises(StoreError, match="can't be read as a record"):
+        record.read(tmp_path / "x.json")

@@ -8,13 +8,14 @@ import hashlib
 import multiprocessing
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from kiln import files, transfer
-from kiln.errors import SpaceError, StoreError
+from kiln.errors import SpaceError, StoreError, VerifyError
 from kiln.transfer import LocalFile, Wanted
 
 DATA = os.urandom(1 << 20) * 3 + b"end"
@@ -28,7 +29,7 @@ class Given:
         self.data, self.end, self.ranges, self.asked = data, end, ranges, list[int]()
 
     @contextlib.contextmanager
-    def pieces(self, offset: int) -> Iterator[tuple[int, Iterable[bytes]]]:
+    def pieces(self, offset: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         self.asked.append(offset)
         start = offset if self.ranges else 0
         end = len(self.data) if self.end is None else self.end
@@ -91,27 +92,26 @@ def test_it_goes_on_where_it_broke_off(folder: Path, ranges: bool) -> None:
     assert (folder / WANTED.file).read_bytes() == DATA and names(folder) == [WANTED.file]
 
 
-@pytest.mark.parametrize("there", [b"x" * 1000, DATA + b"more", b""])
+@pytest.mark.parametrize("there", [b"x" * 1000, DATA[:-1] + b"x", DATA + b"more", b""])
 def test_whatever_lies_there_of_another_time(folder: Path, there: bytes) -> None:
     folder.mkdir()
     (folder / f".{WANTED.file}.part").write_bytes(there)
-    with contextlib.suppress(StoreError):
-        bring(Given(), folder)
-    # Wrong bytes are thrown away, so the next try is right.
-    bring(Given(), folder)
+    said: list[str] = []
+    assert transfer.bring(WANTED, Given(), folder, said.append, lambda done, total: None)
     assert (folder / WANTED.file).read_bytes() == DATA
+    assert said == ["what an earlier try left was damaged: it comes from the start"][: there[-1:] == b"x"]
 
 
 def test_other_bytes_are_not_kept(folder: Path) -> None:
     changed = DATA[:5000] + b"x" + DATA[5001:]
-    with pytest.raises(StoreError, match="has other bytes than its record says"):
+    with pytest.raises(VerifyError, match="has other bytes than its record says"):
         bring(Given(changed), folder)
     assert names(folder) == []
 
 
 def test_a_source_that_does_not_end(folder: Path) -> None:
     source = Given(DATA * 3)
-    with pytest.raises(StoreError, match="has other bytes"):
+    with pytest.raises(VerifyError, match="has other bytes"):
         bring(source, folder)
     assert names(folder) == []
 
@@ -125,15 +125,13 @@ def test_no_space_is_seen_before_anything_comes(folder: Path, monkeypatch: pytes
 
 
 def test_a_disk_that_fills_up_keeps_what_came(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.write
-
-    def full(descriptor: int, data: bytes) -> int:
-        if os.fstat(descriptor).st_size >= 1_000_000:
+    def full(stream: IO[bytes], piece: bytes) -> None:
+        if stream.tell() >= 1_000_000:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(descriptor, data)
+        stream.write(piece)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
+        patch.setattr(transfer, "_write_all", full)
         with pytest.raises(SpaceError, match="no space left"):
             bring(Given(), folder)
     source = Given()
@@ -193,6 +191,16 @@ def test_a_file_that_is_replaced_during_a_pull(folder: Path, tmp_path: Path) -> 
 
     assert transfer.bring(WANTED, LocalFile(place), folder, lambda text: None, replace)
     assert (folder / WANTED.file).read_bytes() == DATA
+
+
+def test_a_disk_that_can_not_be_read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (tmp_path / "source").write_bytes(DATA)
+    monkeypatch.setattr(os, "readv", broken)
+    with pytest.raises(StoreError, match=f"cannot read {tmp_path}/source: Input/output error"):
+        bring(LocalFile(tmp_path / "source"), folder)
 
 
 def test_a_link_in_the_place_of_the_part_is_not_followed(folder: Path, tmp_path: Path) -> None:
