@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,6 +60,26 @@ def project(tmp_path: Path, small_base: Path) -> Project:
 def layered(project: Project, tmp_path: Path) -> Layered:
     (tmp_path / "diary").mkdir()
     return Layered(project, tmp_path / "diary")
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory, small_base: Path) -> Path:
+    """An images folder with one image x, built once a session."""
+
+    def make(folder: Path) -> None:
+        built = projects.make(folder / "project", small_base)
+        built.hook("fine", "exit 0")
+        data = built.file("data", os.urandom(3_000_000))
+        built.build(built.manifest("x", [{"copy": {data: "/data"}}], smoke=["fine"]))
+
+    return _once(tmp_path_factory, "published", make) / "project/images"
+
+
+@pytest.fixture
+def user(project: Project, published: Path) -> Project:
+    """One who has that folder, as a project of a test's own."""
+    shutil.copytree(published, project.images, symlinks=True)
+    return project
 
 
 @pytest.fixture(params=["embedded", "enroot"])

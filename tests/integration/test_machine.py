@@ -132,4 +132,6 @@ def test_unwritable_cache_is_told_before_any_work(project: Project) -> None:
 
 
 def test_checkout_without_manifests_is_named(project: Project, tmp_path: Path) -> None:
-    project.run("list", env={"KILN_ROOT": str(tmp_path)}).expect(2, f"{tmp_path} has no folder 'manifests'")
+    project.run("plan", "x", env={"KILN_ROOT": str(tmp_path)}).expect(
+        2, f"{tmp_path} has no folder 'manifests'"
+    )

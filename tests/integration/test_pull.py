@@ -16,33 +16,11 @@ import pytest
 
 from kiln.store import Store
 from tests.imageserver import Server
-from tests.integration import project as projects
-from tests.integration.conftest import _once
 from tests.integration.namespaces import on_tmpfs, read_only
 from tests.integration.points import await_held, held, killed
 from tests.integration.project import Project, tree_state
 
 VERSION = "small-r1"
-
-
-@pytest.fixture(scope="session")
-def published(tmp_path_factory: pytest.TempPathFactory, small_base: Path) -> Path:
-    """An images folder with one image x, built once a session."""
-
-    def make(folder: Path) -> None:
-        built = projects.make(folder / "project", small_base)
-        built.hook("fine", "exit 0")
-        data = built.file("data", os.urandom(3_000_000))
-        built.build(built.manifest("x", [{"copy": {data: "/data"}}], smoke=["fine"]))
-
-    return _once(tmp_path_factory, "published", make) / "project/images"
-
-
-@pytest.fixture
-def user(project: Project, published: Path) -> Project:
-    """One who has that folder, and a folder of his own with a name that shells don't like."""
-    shutil.copytree(published, project.images, symlinks=True)
-    return project
 
 
 @pytest.fixture
