@@ -35,7 +35,7 @@ LAYERS = (
     ),
     ("hardware", "checkout", "inventory", "baseline", "bytecode", "driver"),
     ("record", "testruns", "squashfs", "imageformat", "pythonenv", "imageedit", "workspace", "store"),
-    ("history", "selection", "sbom", "statement", "signature", "diff", "treediff", "owners"),
+    ("history", "selection", "graph", "sbom", "statement", "signature", "diff", "treediff", "owners"),
     ("logins", "listing", "scrub", "origin", "imagerules", "audit"),
     ("registry",),
     ("runtime",),
