@@ -16,7 +16,7 @@ MODULE_LINES, FUNCTION_LINES = 400, 50
 # From the lowest up: a module may import from its own row's left, and from rows above it.
 LAYERS = (
     ("errors", "problems", "check", "masking", "scripts"),
-    ("run", "files", "ui"),
+    ("run", "files", "ui", "capacity", "ended", "eventtext", "board", "childbuild"),
     (
         "yamltree",
         "document",
@@ -46,13 +46,14 @@ LAYERS = (
     ("context", "packagecache", "layersecrets", "constraints", "cause", "guard", "watch"),
     ("lockedfiles", "lockedcommand", "resolved", "buildneeds"),
     ("doctor", "preflight", "layerrun", "finish", "garbage", "clearing", "invocation", "lockuse"),
-    ("assembly", "sitetraces"),
+    ("assembly", "sitetraces", "fleet"),
     ("lockrun", "resolve"),
-    ("order", "build"),
+    ("order", "same", "build", "several"),
     ("locking", "lockcheck"),
+    ("renew",),
     ("shell", "render", "rebuild", "pull", "retest"),
     ("diffview", "storeview", "command", "storetasks"),
-    ("tasks",),
+    ("tasks", "__main__"),
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 
