@@ -354,6 +354,7 @@ def describe(
         job=came.job,
         commit=came.commit,
         clean=came.clean,
+        inputs=came.inputs,
         packages=tuple(replace(package, requires=()) for package in contents.inventory.packages),
         findings=findings,
     )

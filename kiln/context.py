@@ -160,8 +160,15 @@ class Context:
             fetch=self._fetch,
         )
 
+    def fetch(self, url: str) -> bytes | None:
+        """A document of a package mirror, None where there is none, for questions that may be left open."""
+        return self._fetched(url, self.asking_transport)
+
     def _fetch(self, url: str) -> bytes | None:
-        answer = self.transport.read(url, {}, threading.Event(), LARGEST_DOCUMENT)
+        return self._fetched(url, self.transport)
+
+    def _fetched(self, url: str, transport: Transport) -> bytes | None:
+        answer = transport.read(url, {}, threading.Event(), LARGEST_DOCUMENT)
         if answer.status == NOT_FOUND:
             return None
         if answer.status != OK:

@@ -45,7 +45,10 @@ def sound(graph: Graph, names: Iterable[str]) -> tuple[dict[str, tuple[str, ...]
 
 
 class Fleet:
-    """Builds of images under way. `needs` has the images in order, each with those it waits for."""
+    """Builds of images under way. `needs` has the images in order, each with those it waits for.
+
+    `after` gets all that has ended whenever one does.
+    """
 
     def __init__(
         self,
@@ -55,8 +58,10 @@ class Fleet:
         board: Board,
         jobs: int,
         ended: Sequence[Ended] = (),
+        after: Callable[[Sequence[Ended]], None] = lambda _: None,
     ) -> None:
         self._context, self._arguments, self._board, self._jobs = context, arguments, board, jobs
+        self._after = after
         self._waiting = dict(needs)
         self._running: dict[str, ChildBuild] = {}
         self._own: dict[str, contextlib.ExitStack] = {}
@@ -127,6 +132,7 @@ class Fleet:
     def _end(self, ended: Ended) -> None:
         self.ended[ended.name] = ended
         self._board.ended(ended)
+        self._after(list(self.ended.values()))
 
     def _stop(self) -> None:
         """Tell all to end before the first of them is waited for."""
@@ -144,6 +150,8 @@ def outcome(child: ChildBuild, log: Path) -> Ended:
     code = child.wait()
     result, seconds = child.result, child.seconds
     version = str(result.get("version", ""))
+    if code == 0 and "results" in result:
+        return Ended(child.name, REUSED, version, seconds, log=log, why="its smoke hooks ran again")
     if code == 0 and result:
         same = bool(result.get("up_to_date") or result.get("unchanged"))
         why = "it came out the same" if result.get("unchanged") else ""

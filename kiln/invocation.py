@@ -8,12 +8,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 
 from kiln import __version__, checkout, hardware, lockfile
 from kiln.context import Context
 from kiln.hardware import Hardware
+from kiln.layers import key as keys
+from kiln.manifest import Manifest
 from kiln.provenance import Tools
 from kiln.run import host_environment, run
 from kiln.workspace import JOB_VARIABLES
@@ -27,7 +31,8 @@ TIME = "%Y-%m-%dT%H:%M:%SZ"
 class Invocation:
     """What belongs to one build, and the two inputs that are no part of a plan: commit and lock.
 
-    `lock` is the text of `manifests/NAME.lock`, '' for none; `started` is ISO 8601 in UTC.
+    `lock` is the text of `manifests/NAME.lock`, '' for none; `started` is ISO 8601 in UTC; `inputs` are
+    digests, as a record has them.
     """
 
     commit: str
@@ -38,6 +43,7 @@ class Invocation:
     job: str
     started: str
     hardware: Hardware
+    inputs: Mapping[str, str]
 
     def tools(self, runtime: str) -> Tools:
         return Tools(__version__, runtime, self.squashfs_tools)
@@ -58,7 +64,16 @@ def take(context: Context, name: str) -> Invocation:
         job=next((context.environ[name] for name in JOB_VARIABLES if name in context.environ), ""),
         started=now(),
         hardware=hardware.find(context.environ),
+        inputs=inputs(context.load(name), context.hooks),
     )
+
+
+def inputs(manifest: Manifest, hooks: Path) -> dict[str, str]:
+    """The digests of what lies beside a manifest and decides what its image is. Raises `ManifestError`."""
+    found: dict[str, str] = {}
+    for layer in manifest.layers:
+        found.update(keys.digests(layer, manifest.folder))
+    return {**found, **{f"hooks/{test.hook}": keys.digest(hooks / test.hook) for test in manifest.smoke}}
 
 
 def now() -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -85,18 +86,21 @@ def given(options: Options) -> list[str]:
     return words + (["--from", str(options.start)] if options.start else [])
 
 
-def tell(context: Context, found: Sequence[Ended]) -> None:
-    """The summary: what became of each image, and how many of each."""
-    context.ui.result(to_data(found), functools.partial(summary, found=found))
+def tell(context: Context, found: Sequence[Ended], report: Path | None = None) -> None:
+    """The summary: what became of each image, and how many of each; `report` is where it is kept."""
+    data = to_data(found) if report is None else {**to_data(found), "report": str(report)}
+    context.ui.result(data, functools.partial(summary, found=found, report=report))
 
 
 def to_data(found: Sequence[Ended]) -> dict[str, Any]:
     return {"images": [each.to_data() for each in found], **ended.counts(found)}
 
 
-def summary(console: Console, found: Sequence[Ended]) -> None:
+def summary(console: Console, found: Sequence[Ended], report: Path | None) -> None:
     console.print()
     for each in sorted(found, key=lambda each: ended.STATES.index(each.state)):
         console.print(Text(board.words(each), style=board.STYLES[each.state]))
     said = ", ".join(f"{count} {state}" for state, count in ended.counts(found).items() if count)
     console.print(Text(said or "nothing to build", style="bold"))
+    if report:
+        console.print(Text(f"report: {report}"))

@@ -16,7 +16,7 @@ from invoke.exceptions import Exit
 from invoke.program import Program
 from invoke.tasks import task
 
-from kiln import __version__, catalog, companions, render, storetasks
+from kiln import __version__, catalog, companions, duetasks, render, storetasks
 from kiln.command import for_each, opened, options
 from kiln.context import find_root
 from kiln.errors import UsageError
@@ -326,7 +326,7 @@ namespace = Collection()
 for _each in (plan, lock, fetch, build, list_, show, diff, verify, doctor_, gc, test):
     namespace.add_task(_each)
 namespace.add_task(shell_, name="shell")
-for _each in storetasks.TASKS:
+for _each in (*storetasks.TASKS, *duetasks.TASKS):
     namespace.add_task(_each)
 
 
