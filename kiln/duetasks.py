@@ -14,9 +14,9 @@ from kiln.selection import select
 @task(
     help={
         **options("site", "images", "json"),
-        "name": "only these and what they are built on (default: all)",
+        "name": "only these and what they are built on (default: all of them)",
         "dot": "as Graphviz reads it: invoke graph --dot | dot -Tsvg > images.svg",
-    }
+    },
 )
 def graph(
     _: InvokeContext,
@@ -36,7 +36,9 @@ def graph(
         context.ui.result(dueview.graph_data(found, names), functools.partial(view, found=found, names=names))
 
 
-@task(help={**options("site", "images", "json"), "name": f"{options('name')['name']} (default: all)"})
+@task(
+    help={**options("site", "images", "json"), "name": f"{options('name')['name']} (default: all of them)"},
+)
 def outdated(
     _: InvokeContext,
     name: str = "all",
@@ -58,10 +60,10 @@ def outdated(
 @task(
     help={
         **options("site", "images", "runtime", "json"),
-        "name": f"{options('name')['name']} (default: all)",
+        "name": f"{options('name')['name']} (default: all of them)",
         "jobs": "how many images at once (default: what cores and memory allow)",
         "dry_run": "only say what would be done, and what it would take",
-    }
+    },
 )
 def rebuild(
     _: InvokeContext,

@@ -109,6 +109,6 @@ def plan(console: Console, made: Plan) -> None:
 def bumped(console: Console, done: Bumped) -> None:
     if done.after:
         console.print(Text(f"{done.place}: {done.before} -> {done.after}", style="green"))
-        console.print(Text(f"then: invoke rebuild {done.name}"))
+        console.print(Text(f"then: invoke rebuild --name {done.name}"))
     else:
         console.print(Text(f"{done.name} stays at {done.before}: {done.why}"))

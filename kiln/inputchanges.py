@@ -43,7 +43,9 @@ class Inputs:
             return found
         where = self._changed_layer(record, chains)
         now, lock_now = invocation.digest(self.manifest.text), invocation.digest(self.lock_text)
-        if now != record.manifest:
+        said = invocation.inputs(self.manifest, self.hooks)[invocation.SAID]
+        # A record of before says only what the text was.
+        if record.inputs.get(invocation.SAID, said) != said or (not record.inputs and now != record.manifest):
             evidence = {"from": record.manifest, "to": now, "where": where}
             text = f"{name}.yaml changed: {where or 'what it declares, or how it is tested'}"
             found.append(Reason(due.MANIFEST, text, due.REBUILD, evidence))
@@ -54,7 +56,7 @@ class Inputs:
 
     def _files(self, record: Record) -> Iterator[Reason]:
         for name, digest in invocation.inputs(self.manifest, self.hooks).items():
-            if record.inputs and record.inputs.get(name) != digest:
+            if record.inputs and name != invocation.SAID and record.inputs.get(name) != digest:
                 yield _input(name, record.inputs.get(name, ""), digest)
 
     def _keys(self, base: str, tool: str) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from kiln import __version__, checkout, hardware, lockfile
+from kiln import __version__, checkout, files, hardware, lockfile
 from kiln.context import Context
 from kiln.hardware import Hardware
 from kiln.layers import key as keys
@@ -24,6 +24,7 @@ from kiln.workspace import JOB_VARIABLES
 from kiln.yamltree import read
 
 PROBE_SECONDS = 30.0
+SAID = "manifest"
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -69,8 +70,15 @@ def take(context: Context, name: str) -> Invocation:
 
 
 def inputs(manifest: Manifest, hooks: Path) -> dict[str, str]:
-    """The digests of what lies beside a manifest and decides what its image is. Raises `ManifestError`."""
-    found: dict[str, str] = {}
+    """The digests of what decides what an image is: what its manifest says, whatever its comments, and the
+    files beside it. Raises `ManifestError` for one that is gone.
+    """
+    said = manifest.model_dump(mode="json", exclude={"layers"}, exclude_defaults=True)
+    said["layers"] = [
+        {"kind": layer.kind, **layer.model_dump(mode="json", exclude={"timeout"}, exclude_defaults=True)}
+        for layer in manifest.layers
+    ]
+    found: dict[str, str] = {SAID: digest(files.canonical_json(said))}
     for layer in manifest.layers:
         found.update(keys.digests(layer, manifest.folder))
     return {**found, **{f"hooks/{test.hook}": keys.digest(hooks / test.hook) for test in manifest.smoke}}

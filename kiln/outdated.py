@@ -204,7 +204,7 @@ def conclude(states: Sequence[State]) -> None:
     """Raise `Due` where an image is due, `NotKnown` where something could not be found out."""
     found = [state.name for state in states if state.reasons]
     if found:
-        raise Due(f"{len(found)} of {len(states)} images are due: {_few(found)}", "do it: invoke rebuild all")
+        raise Due(f"{len(found)} of {len(states)} images are due: {_few(found)}", "to do it: invoke rebuild")
     unknown = [state.name for state in states if state.unknown]
     if unknown:
         raise NotKnown(f"{len(unknown)} of {len(states)} images: not known whether they are due: "

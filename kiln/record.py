@@ -98,7 +98,7 @@ class Record:
     `built` are the build's beginning and end, `build` is its id, `job` the scheduler's. `commit` is that of
     the checkout, '' without git, and `clean` whether nothing in it differed. `companions` are the digests
     of the other files beside the image, by what their names have after the version. `inputs` are the digests
-    of the files beside the manifest that layers read, and of the smoke hooks: `hooks/NAME`.
+    of what the manifest says (`manifest`), of the files beside it, and of the smoke hooks: `hooks/NAME`.
     """
 
     name: str
