@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.namespaces import on_tmpfs
 from tests.integration.processes import Family, traces
 from tests.integration.project import Done, Project
 
@@ -153,3 +155,18 @@ def test_killed_at_once_it_takes_its_builds_along(family: Project) -> None:
     assert family.workspaces() == []
     assert traces(family.root) == []
     family.nothing_published()
+
+
+def test_a_disk_that_fills_in_one_of_four(project: Project, tmp_path: Path) -> None:
+    full = project.root / "full"
+    full.mkdir()
+    project.manifest("greedy", [{"run": "head -c 3000000 /dev/zero > /mnt/x"}], mounts=[f"{full}:/mnt:rw"])
+    names = ["a", "b", "c"]
+    for name in names:
+        project.manifest(name, [{"run": f"echo {name} > /root/{name}"}])
+    within = on_tmpfs("size=1m", full, tmp_path / "left")
+    done = project.run("build", "all", "--jobs", "4", "--json", within=within).expect(19)
+    assert states(done) == {"greedy": "failed", **dict.fromkeys(names, "built")}
+    [greedy] = [event for event in done.events("image-ended") if event["image"] == "greedy"]
+    assert "No space left on device" in json.dumps(greedy["error"])
+    assert project.workspaces() == []

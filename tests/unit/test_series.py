@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 
@@ -38,8 +39,8 @@ def test_what_is_of_a_series(tag: str, other: str, is_newer: bool) -> None:
 
 
 VERSIONS = [
-    "1.0~rc1", "1.0~rc1-1", "1.0", "1.0-1", "1.0-1+deb12u1", "1.0-1.1", "1.0-2", "1.0a", "1.0+b", "1.1", "1.10",
-    "2.36-9+deb12u8", "2.36-9+deb12u10", "1:0.5", "1:0.5-1~bpo12+1", "1:0.5-1",
+    "1.0~rc1", "1.0~rc1-1", "1.0", "1.0-1", "1.0-1+deb12u1", "1.0-1.1", "1.0-2", "1.0a", "1.0+b", "1.1",
+    "1.10", "2.36-9+deb12u8", "2.36-9+deb12u10", "1:0.5", "1:0.5-1~bpo12+1", "1:0.5-1",
 ]  # fmt: skip
 
 
@@ -49,5 +50,5 @@ def test_debian_versions_are_in_dpkgs_order() -> None:
 
 @pytest.mark.skipif(not shutil.which("dpkg"), reason="no dpkg here")
 def test_dpkg_says_the_same() -> None:
-    for before, after in zip(VERSIONS, VERSIONS[1:], strict=False):
+    for before, after in itertools.pairwise(VERSIONS):
         subprocess.run(["dpkg", "--compare-versions", before, "lt", after], check=True)
