@@ -110,7 +110,7 @@ class LiveBoard(PlainBoard):
     def begin(self, names: Sequence[str], jobs: int, ended: Sequence[Ended]) -> None:
         super().begin(names, jobs, ended)
         self._live = Live(
-            get_renderable=self._view,
+            get_renderable=self.view,
             console=self._console,
             refresh_per_second=FRAMES_PER_SECOND,
             transient=True,
@@ -140,7 +140,8 @@ class LiveBoard(PlainBoard):
             self._live.stop()
             self._live = None
 
-    def _view(self) -> Text:
+    def view(self) -> Text:
+        """What is shown below the finished images."""
         # The thread that draws must not see the rows change.
         rows, width = list(self._rows.items()), max(20, self._console.width - 1)
         lines = [

@@ -22,6 +22,7 @@ from kiln.errors import KilnError
 from kiln.registry.client import Client
 from kiln.registry.oci import Resolved
 from kiln.registry.reference import Reference
+from kiln.registry.transport import Unreachable
 from kiln.site import Site
 
 AT_ONCE = 4
@@ -104,7 +105,7 @@ class Asker:
                 self._newer(name, tag, series.newer(tag, listed), answer)
         except KilnError as error:
             answer.problem = error.message
-            if error.message.startswith("cannot reach"):
+            if isinstance(error, Unreachable):
                 down.set()
         return answer
 

@@ -56,6 +56,10 @@ class Cut(Exception):
     """A connection ended in the middle of an answer."""
 
 
+class Unreachable(BaseError):
+    """No answer at all, after all tries."""
+
+
 @dataclass(frozen=True)
 class Network:
     """How this site reaches the outside. `proxies`: http, https, no_proxy."""
@@ -197,8 +201,8 @@ class Transport:
         name = http.HTTPStatus(status).phrase if status in set(http.HTTPStatus) else ""
         return f"{status} {name}".strip() + (f": {text}" if text else "")
 
-    def unreachable(self, url: str, trouble: str) -> BaseError:
-        return BaseError(
+    def unreachable(self, url: str, trouble: str) -> Unreachable:
+        return Unreachable(
             f"cannot reach {host_of(url)}{self._way(url)}: {trouble}",
             f"check the network and the site's proxy: curl -sSI {urlsplit(url).scheme}://{host_of(url)}/v2/",
         )

@@ -282,8 +282,14 @@ def test_two_at_once(project: Project) -> None:
         project.run("rebuild").expect(12, ".rebuild is held by")
 
 
-@pytest.mark.parametrize("phase", ["layer", "smoke"])
-def test_killed_in_a_phase_it_goes_on_the_next_time(project: Project, phase: str) -> None:
+@pytest.mark.parametrize(
+    ("phase", "number", "told"),
+    [("layer", signal.SIGKILL, "running"), ("smoke", signal.SIGKILL, "running"),
+     ("layer", signal.SIGTERM, "interrupted")],
+)  # fmt: skip
+def test_ended_in_a_phase_it_goes_on_the_next_time(
+    project: Project, phase: str, number: signal.Signals, told: str
+) -> None:
     project.hook("wait", "[ ! -e /root/slow ] || { echo ready; sleep 1013; }")
     project.manifest("x", smoke=["wait"])
     project.build("x")
@@ -292,11 +298,11 @@ def test_killed_in_a_phase_it_goes_on_the_next_time(project: Project, phase: str
     running = project.start("rebuild", "--json")
     running.until('"line": "ready"')
     ended = Family(running.pid)
-    running.send(signal.SIGKILL)
+    running.send(number)
     running.end()
     ended.assert_ended()
     assert traces(project.root) == [] and project.workspaces() == []
-    assert report(project)["state"] == "running"
+    assert report(project)["state"] == told
     assert project.store.channels("x") == {"current": "small-r1"}
     project.manifest("x", [{"run": "true"}], smoke=["wait"])
     assert summary(project) == {"x": "built"}
