@@ -101,7 +101,7 @@ def test_json_has_one_object_a_line_and_ends_with_the_result(project: Project) -
     done = project.run("build", "x", "--json").expect(0)
     events = done.events()
     kinds = [event["event"] for event in events]
-    assert set(kinds) <= {"step-started", "step-ended", "output", "note", "warning", "result"}
+    assert set(kinds) <= {"step-started", "step-ended", "progress", "output", "note", "warning", "result"}
     assert kinds.count("result") == 1 and kinds[-1] == "result"
     assert kinds.count("step-started") == kinds.count("step-ended")
     assert events[-1]["version"] == "small-r1"

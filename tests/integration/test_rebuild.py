@@ -86,15 +86,14 @@ def report(project: Project) -> dict[str, Any]:
     return data
 
 
-def test_nothing_is_due_and_nothing_is_done(fleet: Project) -> None:
+def test_a_moved_tag_rebuilds_the_parent_and_what_is_built_on_it_and_nothing_else(
+    fleet: Project, upstream: Upstream
+) -> None:
     found = states(fleet, code=0)
     assert all(not each["reasons"] and not each["not_known"] for each in found.values())
     assert summary(fleet) == {}
     assert report(fleet)["state"] == "done"
     fleet.run("rebuild", "--dry-run").expect(0, "nothing is due", "nothing was changed")
-
-
-def test_a_moved_tag_rebuilds_the_parent_and_what_is_built_on_it(fleet: Project, upstream: Upstream) -> None:
     before = fleet.store.find("parent").record
     digest = upstream.push("1.0-py3", "two")
     found = states(fleet)
@@ -324,9 +323,40 @@ def test_a_manifest_that_is_removed_meanwhile(fleet: Project, upstream: Upstream
     assert left["error"]["id"] == "usage"
 
 
-def test_the_graph_as_text_and_dot(fleet: Project, upstream: Upstream) -> None:
-    text = fleet.run("graph").expect(0).out
-    assert text.index("parent") < text.index("left") < text.index("right")
-    dot = fleet.run("graph", "--dot").expect(0).out
-    assert '"parent" -> "left";' in dot and f'"{upstream.base}:1.0-py3" -> "parent";' in dot
-    assert "alone" not in fleet.run("graph", "--name", "left").expect(0).out
+def test_the_graph_as_text_and_dot(project: Project) -> None:
+    for name, base in (("parent", "r.io/a:1.0"), ("left", "image:parent"), ("alone", "oci:x")):
+        project.manifest(name, base=base)
+    project.manifest("right", base="image:parent:1.0-r1")
+    text = project.run("graph").expect(0).out
+    assert text.index("r.io/a:1.0") < text.index("parent") < text.index("left")
+    dot = project.run("graph", "--dot").expect(0).out
+    assert '"parent" -> "left";' in dot and '"r.io/a:1.0" -> "parent";' in dot
+    assert '"parent" -> "right" [style=dashed, label="1.0-r1"];' in dot
+    assert "alone" not in project.run("graph", "--name", "left").expect(0).out
+    project.manifest("parent", base="image:left")
+    project.run("graph").expect(3, "images are built on each other")
+
+
+def test_a_lock_is_resolved_anew_and_put_back_where_the_build_fails(
+    project: Project, upstream: Upstream
+) -> None:
+    first = upstream.push("1.0", "one")
+    project.manifest("x", [{"run": '[ "$(cat /root/upstream)" != two ]'}], base=f"{upstream.base}:1.0")
+    project.run("lock", "x").expect(0)
+    project.build("x")
+    lock = project.root / "manifests/x.lock"
+    before = lock.read_text()
+    assert first in before
+    upstream.push("1.0", "two")
+    assert kinds(states(project)["x"]) == ["base-moved"]
+    # A build keeps to its lock; only a rebuild looks anew.
+    project.run("build", "x").expect(0, "is up to date")
+    assert summary(project, code=19) == {"x": "failed"}
+    assert lock.read_text() == before
+    assert project.store.channels("x") == {"current": "1.0-r1"}
+    third = upstream.push("1.0", "three")
+    assert summary(project) == {"x": "built"}
+    assert third in lock.read_text()
+    record = project.store.find("x").record
+    assert record and (record.version, record.base_digest) == ("1.0-r2", third)
+    states(project, code=0)
