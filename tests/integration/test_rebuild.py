@@ -328,7 +328,7 @@ def test_the_graph_as_text_and_dot(project: Project) -> None:
         project.manifest(name, base=base)
     project.manifest("right", base="image:parent:1.0-r1")
     text = project.run("graph").expect(0).out
-    assert text.index("r.io/a:1.0") < text.index("parent") < text.index("left")
+    assert "r.io/a:1.0\n└── parent\n    └── left\n" in text and "image:parent:1.0-r1\n└── right\n" in text
     dot = project.run("graph", "--dot").expect(0).out
     assert '"parent" -> "left";' in dot and '"r.io/a:1.0" -> "parent";' in dot
     assert '"parent" -> "right" [style=dashed, label="1.0-r1"];' in dot
