@@ -32,6 +32,9 @@ PRODUCED = {
     # The program waits ten minutes before it says so.
     "busy": "unit/test_files.py",
     "verify": f"{HERE}/test_record.py::test_verify_after_a_flipped_byte",
+    "images": f"{HERE}/test_several.py::test_a_failure_blocks_only_what_is_built_on_it",
+    "due": f"{HERE}/test_rebuild.py::test_a_newer_tag_of_the_series",
+    "not-known": f"{HERE}/test_rebuild.py::test_a_registry_that_is_gone_is_not_known",
     "interrupted": f"{HERE}/test_signals.py::test_signal_leaves_no_process_mount_or_file",
 }
 
