@@ -29,6 +29,7 @@ from kiln import (
     preflight,
     provenance,
     publish,
+    same,
     scrub,
     sitetraces,
     smoke,
@@ -141,6 +142,8 @@ def build(context: Context, name: str, options: Options) -> Outcome:
         tester = context.runtime(private, options.runtime)
         results = () if options.trial else run_smoke(work, exported, tester)
         record = describe(work, layers, contents, exported, results, findings, time.monotonic() - started)
+        if options.renew and (there := same.find(context, tester, exported, record)):
+            return unchanged(context, there, logs)
         published, channel = publish_image(work, exported, record, sign)
     return Outcome(published, channel, context.store.image(name, published.version), logs)
 
@@ -151,6 +154,11 @@ def up_to_date(context: Context, record: Record) -> Outcome:
     channel = next(name for name, version in channels.items() if version == record.version)
     publish.mend_catalog(context.store, record, context.ui.warn)
     return Outcome(record, channel, context.store.image(record.name, record.version), None)
+
+
+def unchanged(context: Context, record: Record, logs: Path) -> Outcome:
+    """What came out is published already."""
+    return replace(up_to_date(context, record), logs=logs, unchanged=True)
 
 
 def fetch(work: Build) -> None:
@@ -363,6 +371,7 @@ def describe(
         job=came.job,
         commit=came.commit,
         clean=came.clean,
+        inputs=came.inputs,
         packages=tuple(replace(package, requires=()) for package in contents.inventory.packages),
         findings=findings,
     )

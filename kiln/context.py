@@ -5,6 +5,7 @@ Owns the wiring of modules from a site profile. Decides nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import pwd
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kiln import __version__, manifest, site
 from kiln.errors import UsageError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from kiln.runtime.namespace import Space
     from kiln.workspace import Workspace
 
+PATIENCE: Mapping[str, Any] = {"tries": 2, "connect_seconds": 5.0, "read_seconds": 20.0}
 LARGEST_DOCUMENT = 64 << 20
 OK, NOT_FOUND = 200, 404
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -88,12 +90,20 @@ class Context:
 
     @cached_property
     def client(self) -> Client:
+        return self._client(self._network)
+
+    @cached_property
+    def asking(self) -> Client:
+        """A client for questions that may be left open: it gives up soon."""
+        return self._client(dataclasses.replace(self._network, **PATIENCE))
+
+    def _client(self, network: Network) -> Client:
         from kiln.registry.client import Client
         from kiln.registry.credentials import load as load_credentials
 
         credentials = load_credentials(self.credentials_path, self.environ)
         return Client(
-            self._network,
+            network,
             credentials,
             mirrors={host: registry.mirror for host, registry in self.site.registries.items()},
             notify=self.ui.warn,
@@ -125,6 +135,13 @@ class Context:
 
         return Transport(self._network, self.ui.warn)
 
+    @cached_property
+    def asking_transport(self) -> Transport:
+        """The same, for questions that may be left open."""
+        from kiln.registry.transport import Transport
+
+        return Transport(dataclasses.replace(self._network, **PATIENCE), self.ui.warn)
+
     def load(self, name: str) -> Manifest:
         """The manifest of an image. Raises `UsageError` for an unknown name, `ManifestError` for mistakes."""
         from kiln import smoke
@@ -143,8 +160,15 @@ class Context:
             fetch=self._fetch,
         )
 
+    def fetch(self, url: str) -> bytes | None:
+        """A document of a package mirror, None where there is none, for questions that may be left open."""
+        return self._fetched(url, self.asking_transport)
+
     def _fetch(self, url: str) -> bytes | None:
-        answer = self.transport.read(url, {}, threading.Event(), LARGEST_DOCUMENT)
+        return self._fetched(url, self.transport)
+
+    def _fetched(self, url: str, transport: Transport) -> bytes | None:
+        answer = transport.read(url, {}, threading.Event(), LARGEST_DOCUMENT)
         if answer.status == NOT_FOUND:
             return None
         if answer.status != OK:

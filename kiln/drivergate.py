@@ -26,12 +26,17 @@ MOST_TAGS = 6
 
 def of_base(found: Found, site: Site) -> Verdict:
     """Whether the site's driver, else this node's, runs images on a base."""
-    return driver.judge(_needs(found, site), _driver(site), driver.table())
+    return driver.judge(_needs(found, site), driver_of(site), driver.table())
+
+
+def of_image(config: Mapping[str, Any], site: Site) -> Verdict:
+    """Whether it runs an image in a registry, by its config."""
+    return driver.judge(_said(config), driver_of(site), driver.table())
 
 
 def of_record(record: Record, site: Site) -> Verdict:
     """Whether it runs a published image."""
-    return driver.judge(driver.needs(record.environment, {}), _driver(site), driver.table())
+    return driver.judge(driver.needs(record.environment, {}), driver_of(site), driver.table())
 
 
 def of_node(record: Record, site: Site, here: Hardware) -> Verdict:
@@ -43,7 +48,7 @@ def refuse(plan: Plan, site: Site) -> None:
     """Raise `VerifyError` for an image that the driver can't run, with the tags that it can."""
     if plan.driver is None or plan.driver.state != driver.TOO_OLD:
         return
-    base, have = plan.base.base, _driver(site)
+    base, have = plan.base.base, driver_of(site)
     image = f"{base.registry}/{base.repository}"
     tags = driver.fitting(image, have, driver.table())
     hint = "take an older base, or set 'driver' in the site profile to that of the nodes where it will run"
@@ -56,24 +61,29 @@ def refuse(plan: Plan, site: Site) -> None:
     )
 
 
-def _driver(site: Site) -> str:
+def driver_of(site: Site) -> str:
+    """The driver that images run with here, '' where none is known."""
     return site.driver or hardware.driver()
 
 
 def _needs(found: Found, site: Site) -> Needs:
     """From an image's config, else from the record of one of ours; other bases say nothing beforehand."""
     if found.resolved:
-        config = found.resolved.config.get("config")
-        section: Mapping[str, Any] = config if isinstance(config, Mapping) else {}
-        environment = [str(each).partition("=") for each in section.get("Env") or ()]
-        labels = section.get("Labels")
-        return driver.needs(
-            {name: value for name, _, value in environment},
-            {str(name): str(value) for name, value in labels.items()} if isinstance(labels, Mapping) else {},
-        )
+        return _said(found.resolved.config)
     if found.base.kind == "image":
         return _recorded(found, site)
     return Needs()
+
+
+def _said(config: Mapping[str, Any]) -> Needs:
+    section = config.get("config")
+    known: Mapping[str, Any] = section if isinstance(section, Mapping) else {}
+    environment = [str(each).partition("=") for each in known.get("Env") or ()]
+    labels = known.get("Labels")
+    return driver.needs(
+        {name: value for name, _, value in environment},
+        {str(name): str(value) for name, value in labels.items()} if isinstance(labels, Mapping) else {},
+    )
 
 
 def _recorded(found: Found, site: Site) -> Needs:

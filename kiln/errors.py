@@ -129,6 +129,24 @@ class NetworkError(KilnError):
     meaning = "a web server of images can't be reached, fails, or broke off: running it again may do"
 
 
+class ImagesFailed(KilnError):
+    id = "images"
+    exit_code = 19
+    meaning = "of several images some were not built: they failed, or are blocked by one that did"
+
+
+class Due(KilnError):
+    id = "due"
+    exit_code = 20
+    meaning = "`outdated` found images that are due"
+
+
+class NotKnown(KilnError):
+    id = "not-known"
+    exit_code = 21
+    meaning = "`outdated` found nothing due, but could not ask everybody"
+
+
 class Interrupted(KilnError):
     """SIGINT, SIGTERM or SIGHUP arrived: `signal_number` decides the exit code, 128 + n."""
 

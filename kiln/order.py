@@ -17,7 +17,8 @@ class Options:
     """What a person asked for beside the image's name. `start` is a layer's number, 0 for none named.
 
     A `trial` is an image that nobody will get: no driver has to run it, no hook tests it, no key signs it.
-    `locked` demands a lock.
+    `locked` demands a lock. `renew` looks anew for the base and for what the packages' ranges leave open, and
+    publishes only what comes out otherwise than what is published.
     """
 
     runtime: str = ""
@@ -26,6 +27,7 @@ class Options:
     start: int = 0
     locked: bool = False
     trial: bool = False
+    renew: bool = False
 
     def anew(self, manifest: Manifest) -> Anew | None:
         """The layers that are to be made anew. Raises `UsageError` for one that there isn't."""
@@ -43,13 +45,15 @@ class Options:
 class Outcome:
     """A published image: its record, the channel that leads to it now, and where things are.
 
-    `logs` is None where it was there already, and nothing had to be done.
+    `logs` is None where it was there already, and nothing had to be done. `unchanged` says that it was built
+    and came out as what is published, which is what the rest is about.
     """
 
     record: Record
     channel: str
     path: Path
     logs: Path | None
+    unchanged: bool = False
 
     def to_data(self) -> dict[str, Any]:
         return {
@@ -59,5 +63,6 @@ class Outcome:
             "path": str(self.path),
             "logs": str(self.logs) if self.logs else None,
             "up_to_date": self.logs is None,
+            "unchanged": self.unchanged,
             "record": asdict(self.record),
         }

@@ -99,7 +99,8 @@ class Record:
     `environment` all variables that a start sets, `system` the distribution as `debian-12`. `started` and
     `built` are the build's beginning and end, `build` is its id, `job` the scheduler's. `commit` is that of
     the checkout, '' without git, and `clean` whether nothing in it differed. `companions` are the digests
-    of the other files beside the image, by what their names have after the version.
+    of the other files beside the image, by what their names have after the version. `inputs` are the digests
+    of what the manifest says (`manifest`), of the files beside it, and of the smoke hooks: `hooks/NAME`.
     """
 
     name: str
@@ -135,6 +136,7 @@ class Record:
     commit: str = ""
     clean: bool | None = None
     companions: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     packages: tuple[Package, ...] = ()
     format: int = FORMAT

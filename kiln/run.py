@@ -33,6 +33,7 @@ TAIL_LINES = 200
 LINE_LIMIT = 4096
 LONGEST_LINE = 1 << 14
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Process = subprocess.Popen[bytes]
 
 
 class CommandFailed(RuntimeFailure):
@@ -167,6 +168,22 @@ def attach(
 
 
 @contextlib.contextmanager
+def started(
+    argv: Sequence[str], *, what: str, env: Mapping[str, str], errors: IO[bytes], grace: float
+) -> Iterator[Process]:
+    """A program beside this one while the block runs; the caller reads its standard output.
+
+    With the block, and with Kiln, however that ends, it gets SIGTERM: one that tidies up has `grace` seconds.
+    Raises `EnvironmentMissing` when there is no such program.
+    """
+    with contextlib.ExitStack() as ending:
+        with unbroken():
+            process = _spawn(list(argv), what=what, env=env, cwd=None, errors=errors, death="TERM")
+            ending.enter_context(_ended(process, grace))
+        yield process
+
+
+@contextlib.contextmanager
 def held(
     argv: Sequence[str | os.PathLike[str]], *, what: str, env: Mapping[str, str], timeout: float
 ) -> Iterator[int]:
@@ -204,7 +221,7 @@ def held(
         yield process.pid
 
 
-def _first_line(process: subprocess.Popen[bytes], timeout: float) -> bytes:
+def _first_line(process: Process, timeout: float) -> bytes:
     """What a program has written up to the end of its first line, or until its time was up."""
     stream = process.stdout
     said, deadline = b"", time.monotonic() + timeout
@@ -253,19 +270,21 @@ def _spawn(
     what: str,
     env: Mapping[str, str],
     cwd: Path | None,
-    pass_fds: Sequence[int],
-) -> subprocess.Popen[bytes]:
+    pass_fds: Sequence[int] = (),
+    errors: IO[bytes] | int = subprocess.PIPE,
+    death: str = "KILL",
+) -> Process:
     if which(command[0], env) is None:
         raise _missing(command[0], what)
     setpriv = which("setpriv", env)
-    prefix = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+    prefix = [setpriv, "--pdeathsig", death, "--"] if setpriv else []
     return subprocess.Popen(
         [*prefix, *command],
         env=dict(env),
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=errors,
         start_new_session=True,
         pass_fds=tuple(pass_fds),
     )
@@ -276,23 +295,23 @@ def _missing(tool: str, what: str) -> EnvironmentMissing:
 
 
 @contextlib.contextmanager
-def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def _ended(process: Process, grace: float = GRACE_SECONDS) -> Iterator[None]:
     """Whatever happens in the block, the child and all of its session are gone after it."""
     try:
         yield
     finally:
-        stop(process.pid, process)
+        stop(process.pid, process, grace)
         for stream in (process.stdout, process.stderr):
             if stream:
                 stream.close()
 
 
-def stop(group: int, process: subprocess.Popen[bytes] | None = None) -> None:
+def stop(group: int, process: Process | None = None, grace: float = GRACE_SECONDS) -> None:
     """End a process group: TERM, a grace period for the leader, then KILL for all that is left."""
     if process is not None and process.poll() is None:
         _signal_group(group, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_SECONDS)
+            process.wait(grace)
     _signal_group(group, signal.SIGKILL)
     if process is not None:
         process.wait()
@@ -319,7 +338,7 @@ class _Reader:
         self._all: deque[str] = deque(maxlen=TAIL_LINES)
         self._data: deque[str] = deque(maxlen=TAIL_LINES if keep_errors else None)
 
-    def pump(self, process: subprocess.Popen[bytes], deadline: float) -> bool:
+    def pump(self, process: Process, deadline: float) -> bool:
         """Read until the child has ended; False when the deadline came first."""
         with selectors.DefaultSelector() as selector:
             for name, stream in (("stdout", process.stdout), ("stderr", process.stderr)):
@@ -340,7 +359,7 @@ class _Reader:
         return not expired and self._wait(process, max(0.0, deadline - time.monotonic()))
 
     @staticmethod
-    def _wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    def _wait(process: Process, seconds: float) -> bool:
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:

@@ -7,6 +7,7 @@ certificates and package indexes into a container:
     <cache>/v1/blobs    downloaded layers of bases, by digest     KILN_CACHE in the environment wins
     <cache>/v1/enroot   enroot's own cache
     <cache>/v1/logs     logs of builds
+    <cache>/v1/reports  what rebuilds came to
     <cache>/v1/packages what layers download of packages, a folder for each user: see kiln.packagecache
     <scratch>/work      private folders of builds   (<cache>/v1/… where a profile has no scratch)
     <scratch>/trees     the layer store's local tier
@@ -159,6 +160,25 @@ class Retention(Model):
     trash: Age = Field(default=14 * DAY, description="How long a removed version can be put back: `14d`.")
 
 
+class Rebuild(Model):
+    """What is due, and who is told of rebuilds: see docs/rebuild.md."""
+
+    min_tag_age: Age | None = Field(
+        default=None, description="A new tag of a base counts once it is this old: `14d`."
+    )
+    smoke_after: Age = Field(
+        default=30 * DAY, description="After this time the smoke hooks of an image are due again."
+    )
+    reports: SitePath | None = Field(
+        default=None, description="Where reports are kept; else in `cache`, under `v1/reports`."
+    )
+    mail: tuple[Line, ...] = Field(default=(), description="Who gets a mail when a rebuild fails.")
+    mail_server: Line = Field(default="localhost:25", description="The server that takes it: `HOST:PORT`.")
+    webhook: SiteUrl = Field(
+        default="", description="An address that gets each report as JSON, by POST; `${NAME}` is yours."
+    )
+
+
 class Pbs(Model):
     """What a job's first lines have on this site."""
 
@@ -218,6 +238,7 @@ class Site(Model):
     indexes: Indexes = Field(default=Indexes(), description="Where pip and uv find packages.")
     layers: Layers = Field(default=Layers(), description="What is kept of each build for the next one.")
     store: Retention = Field(default=Retention(), description="How long published images stay.")
+    rebuild: Rebuild = Field(default=Rebuild(), description="What is due, and who is told.")
     scheduler: Literal["none", "pbs", "slurm"] = Field(default="none", description="What runs jobs here.")
     pbs: Pbs | None = Field(default=None, description="For the lines of a PBS job.")
     driver: DriverVersion = Field(
@@ -243,6 +264,10 @@ class Site(Model):
     @property
     def logs(self) -> Path:
         return self.cache / _LAYOUT / "logs"
+
+    @property
+    def reports(self) -> Path:
+        return self.rebuild.reports or self.cache / _LAYOUT / "reports"
 
     @property
     def packages(self) -> Path:

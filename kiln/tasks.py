@@ -16,7 +16,7 @@ from invoke.exceptions import Exit
 from invoke.program import Program
 from invoke.tasks import task
 
-from kiln import __version__, catalog, companions, completion, render, startlines, storetasks
+from kiln import __version__, catalog, companions, completion, duetasks, render, startlines, storetasks
 from kiln.checkout import find_root
 from kiln.command import command, for_each, opened, options
 from kiln.errors import UsageError
@@ -52,6 +52,8 @@ def plan(
     help={
         **options("name", "site", "images", "runtime", "no_cache", "from", "locked", "json"),
         "keep": "keep the workspace of a failed layer, for 'shell'",
+        "renew": "look anew for the base and packages first; publish only what comes out otherwise",
+        "jobs": "how many images at once, of several (default: what cores and memory allow)",
     }
 )
 def build(
@@ -64,19 +66,24 @@ def build(
     no_cache: bool = False,
     from_: int = 0,
     locked: bool = False,
+    renew: bool = False,
+    jobs: int = 0,
     json: bool = False,
 ) -> None:
-    """Build, smoke-test and publish an image."""
+    """Build, smoke-test and publish images, in order, several at once."""
     from kiln import build as building
+    from kiln import renew as renewing
+    from kiln import several
     from kiln.order import Options
 
     with opened(json, site, images) as context:
-
-        def work(each: str) -> None:
-            done = building.build(context, each, Options(runtime, keep, no_cache, from_, locked))
-            context.ui.result(done.to_data(), functools.partial(render.outcome, done=done, site=context.site))
-
-        for_each(context, name, work)
+        asked = Options(runtime, keep, no_cache, from_, locked, renew=renew)
+        names = several.chosen(context, name)
+        if len(names) > 1:
+            several.build(context, names, asked, jobs)
+            return
+        done = renewing.renew(context, names[0], asked) if renew else building.build(context, names[0], asked)
+        context.ui.result(done.to_data(), functools.partial(render.outcome, done=done, site=context.site))
 
 
 @task(
@@ -353,7 +360,7 @@ for _each in (plan, lock, fetch, build, list_, show, diff, verify, doctor_, gc, 
     namespace.add_task(_each)
 namespace.add_task(shell_, name="shell")
 namespace.add_task(completion_)
-for _each in storetasks.TASKS:
+for _each in (*storetasks.TASKS, *duetasks.TASKS):
     namespace.add_task(_each)
 
 

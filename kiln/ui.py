@@ -21,6 +21,7 @@ from rich.text import Text
 from kiln.errors import KilnError
 
 PLAIN_PROGRESS_SECONDS = 10.0
+JSON_PROGRESS_SECONDS = 1.0
 LIVE_FRAMES_PER_SECOND = 8
 WIDE = 1000
 
@@ -92,31 +93,38 @@ class JsonUi(Ui):
 
     def __init__(self, out: IO[str]) -> None:
         self._out = out
+        self._last_progress = 0.0
 
-    def _emit(self, event: str, **values: Any) -> None:
+    def emit(self, event: str, **values: Any) -> None:
         self._out.write(json.dumps({"event": event, **values}, ensure_ascii=False, default=str) + "\n")
         self._out.flush()
 
     def step_started(self, step: Step) -> None:
-        self._emit("step-started", step=step.name)
+        self.emit("step-started", step=step.name)
 
     def step_line(self, step: Step, text: str) -> None:
-        self._emit("output", step=step.name, line=text)
+        self.emit("output", step=step.name, line=text)
+
+    def step_progress(self, step: Step) -> None:
+        now = time.monotonic()
+        if now - self._last_progress >= JSON_PROGRESS_SECONDS:
+            self._last_progress = now
+            self.emit("progress", step=step.name, done=step.done, total=step.total)
 
     def step_note(self, step: Step, text: str) -> None:
-        self._emit("note", step=step.name, text=text)
+        self.emit("note", step=step.name, text=text)
 
     def step_ended(self, step: Step, ok: bool) -> None:
-        self._emit("step-ended", step=step.name, ok=ok, seconds=round(step.seconds, 3), outcome=step.outcome)
+        self.emit("step-ended", step=step.name, ok=ok, seconds=round(step.seconds, 3), outcome=step.outcome)
 
     def warn(self, text: str) -> None:
-        self._emit("warning", text=text)
+        self.emit("warning", text=text)
 
     def result(self, data: Mapping[str, Any], render: Callable[[Console], None]) -> None:
-        self._emit("result", **data)
+        self.emit("result", **data)
 
     def error(self, error: KilnError) -> None:
-        self._emit(
+        self.emit(
             "error",
             id=error.id,
             exit_code=error.exit_code,
@@ -131,14 +139,14 @@ class PlainUi(Ui):
 
     def __init__(self, out: IO[str], err: IO[str]) -> None:
         self._console = _console(out)
-        self._errors = _console(err)
+        self.errors = _console(err)
         self._last_progress = 0.0
 
-    def _say(self, text: str, style: str = "") -> None:
-        self._errors.print(Text(text, style=style))
+    def say(self, text: str, style: str = "") -> None:
+        self.errors.print(Text(text, style=style))
 
     def step_started(self, step: Step) -> None:
-        self._say(f"{step.name} ...")
+        self.say(f"{step.name} ...")
 
     def step_progress(self, step: Step) -> None:
         now = time.monotonic()
@@ -147,27 +155,27 @@ class PlainUi(Ui):
             and now - step.started >= PLAIN_PROGRESS_SECONDS
         ):
             self._last_progress = now
-            self._say(f"  {step.describe_progress()}")
+            self.say(f"  {step.describe_progress()}")
 
     def step_note(self, step: Step, text: str) -> None:
-        self._say(f"  {text}")
+        self.say(f"  {text}")
 
     def step_ended(self, step: Step, ok: bool) -> None:
         outcome = step.outcome or ("done" if ok else "failed")
-        self._say(f"  {outcome}, {step.seconds:.1f} s", "" if ok else "bold red")
+        self.say(f"  {outcome}, {step.seconds:.1f} s", "" if ok else "bold red")
 
     def warn(self, text: str) -> None:
-        self._say(f"warning: {text}", "yellow")
+        self.say(f"warning: {text}", "yellow")
 
     def result(self, data: Mapping[str, Any], render: Callable[[Console], None]) -> None:
         render(self._console)
 
     def error(self, error: KilnError) -> None:
-        self._errors.print(f"[bold red]error:[/] {escape(error.message)}")
+        self.errors.print(f"[bold red]error:[/] {escape(error.message)}")
         for line in error.details:
-            self._say("  " + line)
+            self.say("  " + line)
         if error.hint:
-            self._say(f"  -> {error.hint}", "bold")
+            self.say(f"  -> {error.hint}", "bold")
 
 
 class LiveUi(PlainUi):
@@ -180,8 +188,8 @@ class LiveUi(PlainUi):
     def step_started(self, step: Step) -> None:
         self.close()
         self._live = Live(
-            get_renderable=lambda: _running(step, self._errors.width),
-            console=self._errors,
+            get_renderable=lambda: _running(step, self.errors.width),
+            console=self.errors,
             refresh_per_second=LIVE_FRAMES_PER_SECOND,
             transient=True,
         )
@@ -196,7 +204,7 @@ class LiveUi(PlainUi):
         text = Text.assemble((mark, style), f" {step.name}", (f"  {step.seconds:.1f} s", "dim"))
         if step.outcome:
             text.append(f"  {step.outcome}", "dim")
-        self._errors.print(text)
+        self.errors.print(text)
 
     def close(self) -> None:
         if self._live:

@@ -87,7 +87,7 @@ def digests(layer: Layer, folder: Path) -> dict[str, str]:
 
     Raises `ManifestError` for one that can't be read.
     """
-    return {name: _digest(folder / name) for name in _sources(layer)}
+    return {name: digest(folder / name) for name in _sources(layer)}
 
 
 def of_image(top: str, manifest: Manifest, epoch: int, packing: Sequence[str], hooks: Path) -> Key:
@@ -182,8 +182,8 @@ def _sources(layer: Layer) -> list[str]:
     return list(layer.requirements) if isinstance(layer, PipLayer | UvLayer) else []
 
 
-def _digest(path: Path) -> str:
-    """Of what a link leads to: that is what a layer gets to see."""
+def digest(path: Path) -> str:
+    """That of a file or folder; of what a link leads to: that is what a layer gets to see."""
     try:
         return files.sha256_path(path.resolve())
     except (OSError, RuntimeError) as error:
@@ -191,4 +191,4 @@ def _digest(path: Path) -> str:
 
 
 def _smoke(test: SmokeTest, hooks: Path) -> Mapping[str, Any]:
-    return {**test.model_dump(mode="json"), "hook": test.hook, "digest": _digest(hooks / test.hook)}
+    return {**test.model_dump(mode="json"), "hook": test.hook, "digest": digest(hooks / test.hook)}

@@ -72,6 +72,12 @@ class Client:
         found = oci.resolve(top, fetch, architecture, what, uri)
         return dataclasses.replace(found, tag=reference.tag, reference=reference)
 
+    def digest(self, reference: Reference) -> str | None:
+        """What the tag of `reference` leads to now, None where there is no such tag. Raises `BaseError`."""
+        name = reference.canonical()
+        what = f"{name.registry}/{name.repository}:{name.wanted}"
+        return self._repository(reference).digest(name.wanted, what, Event())
+
     def tags(self, reference: Reference) -> list[str]:
         """The tags of the repository."""
         return self._repository(reference).tags(Event())

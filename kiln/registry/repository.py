@@ -59,6 +59,17 @@ class Repository:
     def manifest(self, wanted: str, what: str, stop: Event) -> Reply:
         return self._read(self.endpoint.url(f"manifests/{wanted}"), {"Accept": oci.ACCEPT}, what, stop)
 
+    def digest(self, tag: str, what: str, stop: Event) -> str | None:
+        """What a tag leads to now, None where there is no such tag. Registries don't count this as a pull."""
+        url, headers = self.endpoint.url(f"manifests/{tag}"), {"Accept": oci.ACCEPT}
+        with self._opened(url, headers, stop, "HEAD") as response:
+            if response.status_code == 404:
+                return None
+            if response.status_code != 200:
+                raise self._refusal(url, response.status_code, b"", what, stop)
+            named = str(response.headers.get("Docker-Content-Digest", ""))
+        return named if named.startswith("sha256:") else oci.sha256(self.manifest(tag, what, stop).body)
+
     def small_blob(self, digest: str, what: str, stop: Event) -> Reply:
         return self._read(self.endpoint.url(f"blobs/{digest}"), {}, what, stop)
 
@@ -107,14 +118,16 @@ class Repository:
         raise self.unreachable("the connection was cut each time")
 
     @contextlib.contextmanager
-    def _opened(self, url: str, headers: Mapping[str, str], stop: Event) -> Iterator[requests.Response]:
-        """GET with leave: a 401 is answered with a login, a new token, or none. Yields what comes then."""
+    def _opened(
+        self, url: str, headers: Mapping[str, str], stop: Event, method: str = "GET"
+    ) -> Iterator[requests.Response]:
+        """Ask with leave: a 401 is answered with a login, a new token, or none. Yields what comes then."""
         endpoint, said = self.endpoint, ""
         grant = self._authorizer.grant(endpoint.base, endpoint.repository)
         for _ in range(GRANTS):
             used = grant.header
             sent = {**headers, "Authorization": used} if used else headers
-            with self._transport.open(url, sent, stop) as response:
+            with self._transport.open(url, sent, stop, method) as response:
                 if response.status_code != 401:
                     grant.accepted = True
                     yield response

@@ -57,6 +57,10 @@ class Cut(Exception):
     """A connection ended in the middle of an answer."""
 
 
+class Unreachable(BaseError):
+    """No answer at all, after all tries."""
+
+
 @dataclass(frozen=True)
 class Network:
     """How this site reaches the outside. `proxies`: http, https, no_proxy."""
@@ -66,6 +70,7 @@ class Network:
     user_agent: str = "kiln"
     connect_seconds: float = 15.0
     read_seconds: float = 60.0
+    tries: int = TRIES
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ class Transport:
 
     def read(self, url: str, headers: Mapping[str, str], stop: Event, limit: int) -> Answer:
         """GET a small document; an answer that is cut is asked for again."""
-        for attempt in range(1, TRIES + 1):
+        for attempt in range(1, self._network.tries + 1):
             with self.open(url, headers, stop) as response:
                 try:
                     body = b"".join(bounded(response, limit, stop))
@@ -114,15 +119,17 @@ class Transport:
         raise self.unreachable(url, "the connection was cut each time")
 
     @contextlib.contextmanager
-    def open(self, url: str, headers: Mapping[str, str], stop: Event) -> Iterator[requests.Response]:
-        """GET `url`; yields any answer that isn't worth trying again, its body unread."""
+    def open(
+        self, url: str, headers: Mapping[str, str], stop: Event, method: str = "GET"
+    ) -> Iterator[requests.Response]:
+        """Ask for `url`; yields any answer that isn't worth trying again, its body unread."""
         attempt = 0
         while True:
             attempt += 1
-            response, trouble, delay = self._attempt(url, headers)
+            response, trouble, delay = self._attempt(url, headers, method)
             if response is not None and not trouble:
                 break
-            if attempt >= TRIES:
+            if attempt >= self._network.tries:
                 raise self._given_up(url, response, trouble)
             self.pause(attempt, delay, f"{host_of(url)}: {trouble}", stop)
         try:
@@ -131,10 +138,10 @@ class Transport:
             leave(response)
 
     def _attempt(
-        self, url: str, headers: Mapping[str, str]
+        self, url: str, headers: Mapping[str, str], method: str
     ) -> tuple[requests.Response | None, str, float | None]:
         try:
-            response = self._follow(url, headers)
+            response = self._follow(url, headers, method)
         except (requests.exceptions.SSLError, requests.exceptions.InvalidURL) as error:
             raise self._untrusted(url, error) from None
         except requests.RequestException as error:
@@ -148,10 +155,10 @@ class Transport:
             raise self._given_up(url, response, f"{said}; it asks to wait {delay:.0f} s")
         return response, said, delay
 
-    def _follow(self, url: str, headers: Mapping[str, str]) -> requests.Response:
+    def _follow(self, url: str, headers: Mapping[str, str], method: str) -> requests.Response:
         sent = dict(headers)
         for _ in range(MAX_REDIRECTS):
-            response = self._get(url, sent)
+            response = self._ask(url, sent, method)
             target = response.headers.get("Location", "")
             if response.status_code not in REDIRECTS or not target:
                 return response
@@ -166,9 +173,10 @@ class Transport:
             url = goal
         raise BaseError(f"{host_of(url)} redirects without end", "ask its operators")
 
-    def _get(self, url: str, headers: Mapping[str, str]) -> requests.Response:
+    def _ask(self, url: str, headers: Mapping[str, str], method: str) -> requests.Response:
         proxy = choose_proxy(url, self._network.proxies)
-        return self._session.get(
+        return self._session.request(
+            method,
             url,
             headers=headers,
             allow_redirects=False,
@@ -182,7 +190,7 @@ class Transport:
         """Wait before the next try, longer each time, and say why. Raises `Stopped`."""
         if delay is None:
             delay = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * random.uniform(0.8, 1.2)  # noqa: S311
-        self._notify(f"{trouble}; trying again in {delay:.0f} s ({attempt} of {TRIES - 1})")
+        self._notify(f"{trouble}; trying again in {delay:.0f} s ({attempt} of {self._network.tries - 1})")
         if self._wait(stop, delay):
             raise Stopped
 
@@ -194,8 +202,8 @@ class Transport:
         name = http.HTTPStatus(status).phrase if status in set(http.HTTPStatus) else ""
         return f"{status} {name}".strip() + (f": {text}" if text else "")
 
-    def unreachable(self, url: str, trouble: str) -> BaseError:
-        return BaseError(
+    def unreachable(self, url: str, trouble: str) -> Unreachable:
+        return Unreachable(
             f"cannot reach {host_of(url)}{self._way(url)}: {trouble}",
             f"check the network and the site's proxy: curl -sSI {urlsplit(url).scheme}://{host_of(url)}/v2/",
         )

@@ -101,7 +101,7 @@ def test_json_has_one_object_a_line_and_ends_with_the_result(project: Project) -
     done = project.run("build", "x", "--json").expect(0)
     events = done.events()
     kinds = [event["event"] for event in events]
-    assert set(kinds) <= {"step-started", "step-ended", "output", "note", "warning", "result"}
+    assert set(kinds) <= {"step-started", "step-ended", "progress", "output", "note", "warning", "result"}
     assert kinds.count("result") == 1 and kinds[-1] == "result"
     assert kinds.count("step-started") == kinds.count("step-ended")
     assert events[-1]["version"] == "small-r1"
@@ -127,15 +127,15 @@ def test_results_go_to_stdout_and_progress_to_stderr(project: Project) -> None:
 def test_several_names_are_built_in_their_order(project: Project) -> None:
     for name in ("a", "b", "c"):
         project.manifest(name)
-    done = project.run("build", "b,[ac]").expect(0)
-    places = [done.out.index(f"Published {name} ") for name in ("b", "a", "c")]
+    done = project.run("build", "b,[ac]", "--jobs", "1").expect(0)
+    places = [done.err.index(f"{name}: started") for name in ("b", "a", "c")]
     assert places == sorted(places)
 
 
 def test_one_failure_of_several_stops_no_other(project: Project) -> None:
     project.manifest("a", [{"run": "exit 3"}])
     project.manifest("b")
-    project.run("build", "a,b").expect(6, "of a failed", "Published b small-r1", "failed: a (1 of 2)")
+    project.run("build", "a,b").expect(19, "of a failed", "b built  small-r1", "1 built, 1 failed")
 
 
 def test_a_reader_that_goes_away_is_no_error(stocked: Project) -> None:

@@ -34,6 +34,9 @@ PRODUCED = {
     "verify": f"{HERE}/test_record.py::test_verify_after_a_flipped_byte",
     "revoked": f"{HERE}/test_pull.py::test_deprecated_is_said_and_revoked_is_not_pulled",
     "network": "unit/test_offers.py::test_a_server_that_is_gone",
+    "images": f"{HERE}/test_several.py::test_a_failure_blocks_only_what_is_built_on_it",
+    "due": f"{HERE}/test_rebuild.py::test_a_newer_tag_of_the_series",
+    "not-known": f"{HERE}/test_rebuild.py::test_a_registry_that_is_gone_is_not_known",
     "interrupted": f"{HERE}/test_signals.py::test_signal_leaves_no_process_mount_or_file",
 }
 
