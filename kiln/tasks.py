@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Sequence
 
 from invoke.collection import Collection
 from invoke.context import Context as InvokeContext
@@ -16,11 +17,12 @@ from invoke.exceptions import Exit
 from invoke.program import Program
 from invoke.tasks import task
 
-from kiln import __version__, catalog, companions, render, storetasks
+from kiln import __version__, catalog, companions, jobtasks, render, storetasks
 from kiln.command import for_each, opened, options
 from kiln.context import find_root
 from kiln.errors import UsageError
 from kiln.run import attach, host_environment
+from kiln.selection import select
 
 
 @task(help=options("name", "site", "images", "runtime", "no_cache", "from", "json"))
@@ -49,7 +51,7 @@ def plan(
 
 @task(
     help={
-        **options("name", "site", "images", "runtime", "no_cache", "from", "locked", "json"),
+        **options("name", "site", "images", "runtime", "no_cache", "from", "locked", "json", "on", "wait"),
         "keep": "keep the workspace of a failed layer, for 'shell'",
     }
 )
@@ -63,6 +65,8 @@ def build(
     no_cache: bool = False,
     from_: int = 0,
     locked: bool = False,
+    on: str = "",
+    wait: bool = False,
     json: bool = False,
 ) -> None:
     """Build, smoke-test and publish an image."""
@@ -70,6 +74,9 @@ def build(
     from kiln.order import Options
 
     with opened(json, site, images) as context:
+        flags = jobtasks.flags(runtime=runtime, keep=keep, no_cache=no_cache, from_=from_, locked=locked)
+        if jobtasks.handed_over(context, on, "build", select(context.manifests, name), flags, wait=wait):
+            return
 
         def work(each: str) -> None:
             done = building.build(context, each, Options(runtime, keep, no_cache, from_, locked))
@@ -319,10 +326,12 @@ namespace = Collection()
 for _each in (plan, lock, fetch, build, list_, show, diff, verify, doctor_, gc, test):
     namespace.add_task(_each)
 namespace.add_task(shell_, name="shell")
-for _each in storetasks.TASKS:
+for _each in (*storetasks.TASKS, *jobtasks.TASKS):
     namespace.add_task(_each)
 
 
-def main() -> None:
-    """The command `kiln`."""
-    Program(name="kiln", binary="kiln", namespace=namespace, version=__version__).run()
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command `kiln`, with `argv` in place of its own arguments."""
+    Program(name="kiln", binary="kiln", namespace=namespace, version=__version__).run(
+        list(argv) if argv else None
+    )

@@ -30,12 +30,14 @@ LAYERS = (
         "steps",
         "manifest",
         "sitefields",
+        "resources",
         "site",
         "reference",
     ),
     ("hardware", "checkout", "inventory", "baseline", "bytecode", "driver"),
     ("record", "testruns", "squashfs", "imageformat", "pythonenv", "imageedit", "workspace", "store"),
     ("history", "selection", "graph", "sbom", "statement", "signature", "diff", "treediff", "owners"),
+    ("schedulers", "unattended", "recurrence", "ledger"),
     ("logins", "listing", "scrub", "origin", "imagerules", "audit"),
     ("registry",),
     ("runtime",),
@@ -50,9 +52,11 @@ LAYERS = (
     ("lockrun", "resolve"),
     ("order", "build"),
     ("locking", "lockcheck"),
+    ("schedules", "submission", "following", "cancellation", "installing"),
     ("shell", "render", "rebuild", "pull", "retest"),
-    ("diffview", "storeview", "command", "storetasks"),
+    ("diffview", "storeview", "jobview", "command", "jobtasks", "storetasks"),
     ("tasks",),
+    ("jobentry", "scheduled"),
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 
