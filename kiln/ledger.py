@@ -240,7 +240,7 @@ def read(path: Path) -> Entry:
 
 
 class Reader:
-    """What a job's events say, read as they come: the step, its last line, and the error or result at the end."""
+    """What a job's events say, read as they come: the step, its last line, the error or result at the end."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._offset = path, 0

@@ -40,13 +40,10 @@ class Recurrence:
             noon = time.localtime(
                 time.mktime((now.tm_year, now.tm_mon, now.tm_mday + ahead, 12, 0, 0, 0, 0, -1))
             )
-            if (self.day and noon.tm_mday != self.day) or (
-                not self.day and noon.tm_wday not in self.weekdays
-            ):
-                continue
             date = (noon.tm_year, noon.tm_mon, noon.tm_mday)
             found = time.mktime((*date, self.hour, self.minute, 0, 0, 0, -1))
-            if found > moment:
+            wanted = noon.tm_mday == self.day if self.day else noon.tm_wday in self.weekdays
+            if wanted and found > moment:
                 return found
         raise AssertionError("every recurrence comes within two months")
 

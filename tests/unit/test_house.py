@@ -52,7 +52,7 @@ LAYERS = (
     ("lockrun", "resolve"),
     ("order", "build"),
     ("locking", "lockcheck"),
-    ("schedules", "submission", "following", "cancellation", "installing"),
+    ("jobreport", "schedules", "submission", "following", "cancellation", "installing"),
     ("shell", "render", "rebuild", "pull", "retest"),
     ("diffview", "storeview", "jobview", "command", "jobtasks", "storetasks"),
     ("tasks",),
