@@ -45,12 +45,13 @@ def handed_over(
     chosen = choice.wanted(on, context.site, context.environ)
     if chosen == choice.HERE:
         return False
-    from kiln import submission
+    from kiln import ledger, submission
     from kiln.submission import Work
 
     jobs = submission.submitter(context, chosen).submit(Work(kind, names, given))
     entries = [each.entry for each in jobs if each.entry]
-    ids = {entry.name: entry.id for entry in entries}
+    book = ledger.of(context.site.jobs_folder)
+    ids = {name: book.entry(name).id for entry in entries for name in entry.job.after}
     context.ui.result(
         {"jobs": [_sent(each) for each in jobs]}, functools.partial(jobview.sent, jobs=jobs, parents=ids)
     )

@@ -87,7 +87,8 @@ class Cluster:
     def fact(self, job: str, name: str) -> str:
         """One of the values that `scontrol show job` has."""
         text = self.ask("scontrol", "--oneliner", "show", "job", job)
-        return next(word.partition("=")[2] for word in text.split() if word.startswith(f"{name}="))
+        found = (word.partition("=")[2] for word in text.split() if word.startswith(f"{name}="))
+        return next(found, "")
 
     def start_controller(self) -> None:
         _start(["slurmctld"], self)

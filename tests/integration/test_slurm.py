@@ -58,7 +58,7 @@ class Farm:
 
     def await_layer(self, title: str, text: str) -> None:
         """Wait until a job's events hold `text`."""
-        await_true(lambda: self.job(title).events.exists(), "it has not started")
+        await_true(self.job(title).events.exists, "it has not started")
         await_true(lambda: text in self.job(title).events.read_text(), f"it never came to {text}")
 
     def await_end(self, title: str, state: str) -> None:
@@ -77,7 +77,7 @@ def farm(layered: Layered, cluster: Cluster) -> Farm:
 
 def test_parent_and_children_in_order_and_what_fails_blocks_what_is_built_on_it(farm: Farm) -> None:
     farm.project.manifest("parent", [{"run": "echo 1 > /one"}])
-    farm.project.manifest("good", [{"run": "grep 1 /one"}], base="image:parent")
+    farm.project.manifest("good", [{"run": "cat /one"}], base="image:parent")
     farm.project.manifest("bad", [{"run": "exit 3"}], base="image:parent")
     farm.project.manifest("under", [{"run": "true"}], base="image:bad")
     done = farm.run("build", "all", "--wait")
@@ -201,7 +201,9 @@ def test_a_controller_that_is_down(farm: Farm) -> None:
 
 
 def test_a_job_that_takes_too_much_memory_or_loses_its_node(farm: Farm) -> None:
-    greedy = "x=$(head -c 200000000 /dev/zero | tr '\\\\0' x); sleep 60"
+    greedy = (
+        "x=12345678; for i in 1 2 3 4 5 6 7 8 9 a b c d e f g h i j k l m n o p; do x=$x$x; done; sleep 60"
+    )
     farm.layered.manifest("greedy", ["true", greedy], jobs={"build": {"memory": "120MB"}})
     farm.run("build", "greedy", "--wait").expect(23, "took more memory than it had during 'layer 2/2")
     assert farm.told()["build greedy"]["cause"] == "out of memory"
