@@ -1,6 +1,6 @@
 """A real Slurm of one node, from Debian's packages, as long as a test module: own ports, own folders.
 
-It has two GPUs that are none. Run by the caller, who needs no rights: slurmd then starts the caller's jobs only.
+Its two GPUs are none. It is run by the caller, who needs no rights: slurmd then starts the caller's jobs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch")
-NO_SLURM = "no Slurm here: apt-get install slurm-wlm"
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 START_SECONDS = 30.0
 CONFIGURATION = """\

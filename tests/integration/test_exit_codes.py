@@ -32,6 +32,9 @@ PRODUCED = {
     # The program waits ten minutes before it says so.
     "busy": "unit/test_files.py",
     "verify": f"{HERE}/test_record.py::test_verify_after_a_flipped_byte",
+    "scheduler": f"{HERE}/test_pbs.py::test_a_server_that_is_down_and_refusals",
+    "job": f"{HERE}/test_pbs.py::test_how_pbs_ends_a_job",
+    "blocked": "unit/test_jobentry.py::test_a_job_whose_parent_did_not_end_well_starts_nothing",
     "interrupted": f"{HERE}/test_signals.py::test_signal_leaves_no_process_mount_or_file",
 }
 

@@ -14,10 +14,11 @@ import pytest
 
 from kiln import ledger
 from kiln.ledger import Entry
+from tests.conftest import NO_SLURM
 from tests.integration import slurm
 from tests.integration.layered import DIARY, Layered
 from tests.integration.project import Done, Project
-from tests.integration.slurm import NO_SLURM, Cluster, await_true
+from tests.integration.slurm import Cluster, await_true
 
 SMALL = {"cpus": 1, "memory": "500MB", "time": "10m"}
 HOLD = f"while [ ! -e {DIARY}/go ]; do sleep 0.1; done"
@@ -89,11 +90,11 @@ def test_parent_and_children_in_order_and_what_fails_blocks_what_is_built_on_it(
         "build good": "done",
         "build under": "blocked",
     }
-    assert (said["build bad"]["code"], said["build good"]["version"]) == (6, "small-r1")
+    assert (said["build bad"]["code"], said["build good"]["version"]) == (6, "small-r1-r1")
     # In order: not one of them began before its parent had published.
     parent = farm.job("build parent")
     assert farm.job("build good").started >= parent.ended > 0
-    assert farm.project.record("good", "small-r1").job == farm.job("build good").id
+    assert farm.project.record("good", "small-r1-r1").job == farm.job("build good").id
     # What is blocked has an exit code of its own, and is told by `jobs` without a manifest.
     (farm.project.root / "manifests/under.yaml").unlink()
     farm.run("jobs", "under").expect(0, "blocked", "invoke build under --on slurm")
@@ -213,7 +214,8 @@ def test_a_job_that_takes_too_much_memory_or_loses_its_node(farm: Farm) -> None:
     process = os.pidfd_open(_batch_process(farm.job("build lonely")))
     farm.cluster.stop("slurmd", signal.SIGKILL)
     farm.cluster.ask("scontrol", "update", "NodeName=localhost", "State=DOWN", "Reason=test")
-    farm.run("jobs", "--wait").expect(23, "its node failed during 'layer 1/1")
+    farm.await_end("build lonely", "NODE_FAIL")
+    farm.run("jobs").expect(0, "its node failed during 'layer 1/1")
     farm.cluster.start_node()
     farm.cluster.ask("scontrol", "update", "NodeName=localhost", "State=RESUME")
     farm.cluster.await_idle()
@@ -227,9 +229,11 @@ def test_a_manifest_removed_while_its_job_is_queued(farm: Farm) -> None:
     try:
         farm.run("build", "gone").expect(0)
         (farm.project.root / "manifests/gone.yaml").unlink()
+        waiting = farm.project.start("jobs", "--wait")
+        waiting.until("wait for")
     finally:
         farm.cluster.ask("scontrol", "update", "NodeName=localhost", "State=RESUME")
-    farm.run("jobs", "--wait").expect(2, "there is no manifest 'gone'")
+    waiting.end().expect(2, "there is no manifest 'gone'")
 
 
 def test_a_schedule_is_a_job_that_submits_itself_again(farm: Farm) -> None:
