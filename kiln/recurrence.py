@@ -90,8 +90,8 @@ def _weekdays(said: str, text: str) -> list[int]:
         return list(range(7))
     found: set[int] = set()
     for word in said.split(","):
-        first, _, last = word.partition("-")
-        if first not in DAYS or (last or first) not in DAYS:
+        first, dash, last = word.partition("-")
+        if first not in DAYS or (dash and last not in DAYS):
             raise UsageError(f"--every '{text}': '{word}' is no day", EXAMPLES)
         begin, end = DAYS.index(first), DAYS.index(last or first)
         found |= {day % 7 for day in range(begin, end + 1 if end >= begin else end + 8)}

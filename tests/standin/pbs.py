@@ -3,8 +3,8 @@
 """Stand-ins for OpenPBS 23.06's qsub, qstat and qdel, by the name under which this file is called.
 
 They parse, refuse, say and exit as the real ones were seen to (docs/jobs.md, 'PBS'), and a job's program runs
-for real. `PBS_CONF_FILE` names a file whose folder holds the jobs. What can't be had without a cluster is told
-by files there: `down` (no server answers), `hold` (nothing starts), and `fate-NAME` with JSON that is laid
+for real. `PBS_CONF_FILE` names a file whose folder holds the jobs. What needs a cluster is told by files
+there: `down` (no server answers), `hold` (nothing starts), and `fate-NAME` with JSON that is laid
 over the end of the job NAME, or `"vanish"`.
 """
 
