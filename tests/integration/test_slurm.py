@@ -97,7 +97,7 @@ def test_parent_and_children_in_order_and_what_fails_blocks_what_is_built_on_it(
     assert farm.project.record("good", "small-r1-r1").job == farm.job("build good").id
     # What is blocked has an exit code of its own, and is told by `jobs` without a manifest.
     (farm.project.root / "manifests/under.yaml").unlink()
-    farm.run("jobs", "under").expect(0, "blocked", "invoke build under --on slurm")
+    farm.run("jobs", "--name", "under").expect(0, "blocked", "invoke build under --on slurm")
 
 
 def test_a_job_that_runs_out_of_time_leaves_its_layers_to_the_next(farm: Farm) -> None:
