@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import io
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -62,14 +62,20 @@ class Memory:
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> Context:
+def said() -> io.StringIO:
+    """What a person is told."""
+    return io.StringIO()
+
+
+@pytest.fixture
+def context(tmp_path: Path, said: io.StringIO) -> Context:
     for name in ("manifests", "sites", "hooks"):
         (tmp_path / name).mkdir()
     (tmp_path / "sites/local.yaml").write_text("format: 1\nname: local\nimages: images\ncache: cache\n")
     hook = tmp_path / "hooks/card"
     hook.write_text("#!/bin/sh\n# about: a GPU\n# needs: gpu\n")
     hook.chmod(0o755)
-    return open_context(tmp_path, None, None, {}, PlainUi(sys.stdout, sys.stderr))
+    return open_context(tmp_path, None, None, {}, PlainUi(io.StringIO(), said))
 
 
 def image(context: Context, name: str, parent: str = "", **more: object) -> None:
@@ -162,7 +168,9 @@ def test_a_scheduler_that_falls_silent_is_asked_no_more(submitter: Submitter) ->
 
 def test_what_a_job_could_not_have_is_refused_before_the_first(submitter: Submitter) -> None:
     image(submitter.context, "a")
-    image(submitter.context, "b", layers=[{"run": "true", "secrets": {"token": {"env": "TOKEN"}}}])
+    image(
+        submitter.context, "b", layers=[{"run": {"script": "true", "secrets": {"token": {"env": "TOKEN"}}}}]
+    )
     with pytest.raises(UsageError, match="layer 1 of b has the secret token from the variable TOKEN"):
         submitter.submit(Work("build", ["a", "b"]))
     image(submitter.context, "b", "b")
@@ -183,7 +191,7 @@ def test_who_waits_is_cancelled_first(submitter: Submitter) -> None:
 
 
 def test_a_wait_goes_by_the_jobs_own_word_while_the_scheduler_is_silent(
-    capsys: pytest.CaptureFixture[str], submitter: Submitter
+    submitter: Submitter, said: io.StringIO
 ) -> None:
     image(submitter.context, "one")
     [sent] = submitter.submit(Work("build", ["one"]))
@@ -191,7 +199,7 @@ def test_a_wait_goes_by_the_jobs_own_word_while_the_scheduler_is_silent(
     sent.entry.ends(6)
     memory(submitter).down = 0
     following.follow(submitter.context, [sent.entry])
-    assert "it does not answer; the jobs go on, and it is asked again" in capsys.readouterr().err
+    assert "it does not answer; the jobs go on, and it is asked again" in said.getvalue()
     with pytest.raises(JobFailure) as caught:
         jobreport.conclude([jobreport.report(sent.entry)])
     assert caught.value.exit_code == 6
