@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kiln import recurrence, schedules
+from kiln import installing, recurrence, schedules
 from kiln.context import Context, open_context
 from kiln.errors import UsageError
 from kiln.installing import crontab_line, install, printed, problem, remove
@@ -190,3 +190,30 @@ def test_a_removed_schedule_and_a_failing_one(context: Context) -> None:
         schedules.place(context.site.jobs_folder, "../x")
     assert json.loads((place.path / "runs.jsonl").read_text())["code"] == 2
     assert os.stat(place.path).st_mode & 0o777 == 0o700
+
+
+def test_a_timer_is_enabled_and_taken_out_again(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installing, "_unit_folder", lambda: tmp_path / "units")
+    said = tmp_path / "said"
+    (tmp_path / "bin/systemctl").write_text(f'#!/bin/sh\necho "$XDG_RUNTIME_DIR $*" >> {said}\n')
+    (tmp_path / "bin/systemctl").chmod(0o755)
+    place, found = made(context, SYSTEMD)
+    assert install(context, place, found).endswith("units/kiln-weekly.timer")
+    assert problem(context, place, found) == ""
+    remove(context, place, found)
+    user = "" if os.getuid() == 0 else "--user "
+    assert said.read_text().splitlines() == [
+        f"/run/user/{os.getuid()} {user}{words}"
+        for words in (
+            "daemon-reload",
+            "enable --now kiln-weekly.timer",
+            "is-enabled kiln-weekly.timer",
+            "disable --now kiln-weekly.timer",
+            "daemon-reload",
+        )
+    ]
+    assert list((tmp_path / "units").iterdir()) == []
+    (tmp_path / "bin/systemctl").write_text("#!/bin/sh\necho disabled; exit 1\n")
+    assert problem(context, place, found) == "no such timer is enabled"
