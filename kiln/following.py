@@ -19,7 +19,7 @@ from kiln.submission import settle
 from kiln.ui import Step
 
 LOOK_SECONDS = 0.5
-ASK_SECONDS, ASK_EACH_SECONDS = 5.0, 0.5
+ASK_SECONDS, ASK_EACH_SECONDS = 3.0, 0.5
 SILENT_SECONDS = 3600.0
 GO_ON = "the jobs go on: invoke jobs shows them, invoke jobs --wait follows them again"
 

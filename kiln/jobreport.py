@@ -77,7 +77,8 @@ def report(entry: Entry, status: Status | None = None) -> Report:
     reader = Reader(entry.events)
     reader.news()
     how = status or entry.status
-    if how.cause == KILLED and _memory_told(entry):
+    # Slurm without cgroups kills a job for its memory, and calls that failed or cancelled.
+    if how.cause in (KILLED, CANCELLED) and _memory_told(entry):
         how = Status(how.state, MEMORY, how.code, how.reason, how.node)
     if how.cause == FAILED and reader.error.get("id") == BlockedError.id:
         how = Status(how.state, BLOCKED, how.code, str(reader.error.get("message", "")), how.node)

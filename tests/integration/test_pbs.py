@@ -75,21 +75,26 @@ def test_a_failed_parent_blocks_also_where_pbs_would_run_the_grandchild(farm: Pr
     assert farm.store.versions("grandchild") == []
 
 
-@pytest.mark.parametrize(
-    ("fate", "words", "cause"),
-    [
-        ({"substate": 93, "Exit_status": -29}, "its time was up (0:10 h)", "out of time"),
-        ({"substate": 93, "Exit_status": -27}, "it took more memory", "out of memory"),
-        ({"substate": 93, "Exit_status": -4}, "its node failed", "node failure"),
-        ({"substate": 91, "Exit_status": 271, "comment": "terminated by u@n"}, "cancelled", "cancelled"),
-        ({"substate": 93, "Exit_status": 265}, "it was killed", "killed"),
-    ],
-)
-def test_how_pbs_ends_a_job(farm: Project, server: Path, fate: object, words: str, cause: str) -> None:
-    farm.manifest("one")
-    (server / "fate-build-one").write_text(json.dumps(fate))
-    farm.run("build", "one", "--wait").expect(23, words, "invoke build one --on pbs")
-    assert told(farm)["one"][0] == cause
+def test_how_pbs_ends_a_job(farm: Project, server: Path) -> None:
+    fates = {
+        "time": ({"substate": 93, "Exit_status": -29}, "its time was up (0:10 h)", "out of time"),
+        "memory": ({"substate": 93, "Exit_status": -27}, "it took more memory", "out of memory"),
+        "node": ({"substate": 93, "Exit_status": -4}, "its node failed", "node failure"),
+        "deleted": (
+            {"substate": 91, "Exit_status": 271, "comment": "by u@n"},
+            "cancelled: by u@n",
+            "cancelled",
+        ),
+        "signal": ({"substate": 93, "Exit_status": 265}, "it was killed", "killed"),
+    }
+    for name, (fate, _, _) in fates.items():
+        (server / f"fate-build-{farm.manifest(name)}").write_text(json.dumps(fate))
+    done = farm.run("build", "all", "--wait")
+    for name, (_, words, _) in fates.items():
+        done.expect(23, words, f"invoke build {name} --on pbs")
+    assert {name: cause for name, (cause, _) in told(farm).items()} == {
+        name: cause for name, (_, _, cause) in fates.items()
+    }
 
 
 def test_a_job_that_vanishes(farm: Project, server: Path) -> None:

@@ -70,7 +70,7 @@ class Farm:
 @pytest.fixture
 def farm(layered: Layered, cluster: Cluster) -> Farm:
     project = layered.project
-    jobs = {**{kind: dict(SMALL) for kind in ("build", "smoke", "schedule")}, "patience": 5}
+    jobs = {**{kind: dict(SMALL) for kind in ("build", "smoke", "schedule")}, "patience": 3}
     project.site("farm", scheduler="slurm", jobs=jobs, schedule="job")
     found = replace(project, environ={**project.environ, **cluster.env, "KILN_SITE": "farm"})
     return Farm(found, replace(layered, project=found), cluster)
