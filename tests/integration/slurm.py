@@ -110,6 +110,12 @@ class Cluster:
             os.close(descriptor)
         place.unlink(missing_ok=True)
 
+    def resume(self) -> None:
+        """Have a node that was down take jobs again; one that has registered meanwhile does so already."""
+        argv = ["scontrol", "update", "NodeName=localhost", "State=RESUME"]
+        subprocess.run(argv, env=self.env, capture_output=True, timeout=60, check=False)
+        self.await_idle()
+
     def await_idle(self) -> None:
         await_true(lambda: "idle" in self.ask("sinfo", "--noheader", "--format=%t"), "the node is not idle")
 

@@ -82,7 +82,7 @@ def test_how_pbs_ends_a_job(farm: Project, server: Path) -> None:
         "node": ({"substate": 93, "Exit_status": -4}, "its node failed", "node failure"),
         "deleted": (
             {"substate": 91, "Exit_status": 271, "comment": "by u@n"},
-            "cancelled: by u@n",
+            "it was cancelled during 'publish': by u@n",
             "cancelled",
         ),
         "signal": ({"substate": 93, "Exit_status": 265}, "it was killed", "killed"),

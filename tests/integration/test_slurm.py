@@ -217,8 +217,7 @@ def test_a_job_that_takes_too_much_memory_or_loses_its_node(farm: Farm) -> None:
     farm.await_end("build lonely", "NODE_FAIL")
     farm.run("jobs").expect(0, "its node failed during 'layer 1/1")
     farm.cluster.start_node()
-    farm.cluster.ask("scontrol", "update", "NodeName=localhost", "State=RESUME")
-    farm.cluster.await_idle()
+    farm.cluster.resume()
     signal.pidfd_send_signal(process, signal.SIGTERM)  # a node that comes back may run on what was lost
     os.close(process)
 
