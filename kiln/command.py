@@ -29,6 +29,8 @@ HELP = {
     "locked": "demand a lock: fail where there is none",
     "from": "run this layer (its number in 'plan') and those after it anew",
     "json": "JSON lines in place of text",
+    "on": "the scheduler that does it as jobs: pbs or slurm; 'here' for none (default: the site's)",
+    "wait": "follow the jobs to their end",
 }
 
 

@@ -7,6 +7,7 @@ import functools
 from invoke.context import Context as InvokeContext
 from invoke.tasks import task
 
+from kiln import jobtasks
 from kiln.command import for_each, opened, options
 from kiln.selection import select
 
@@ -59,7 +60,7 @@ def outdated(
 
 @task(
     help={
-        **options("site", "images", "runtime", "json"),
+        **options("site", "images", "runtime", "json", "on", "wait"),
         "name": f"{options('name')['name']} (default: all of them)",
         "jobs": "how many images at once (default: what cores and memory allow)",
         "dry_run": "only say what would be done, and what it would take",
@@ -73,6 +74,8 @@ def rebuild(
     runtime: str = "",
     jobs: int = 0,
     dry_run: bool = False,
+    on: str = "",
+    wait: bool = False,
     json: bool = False,
 ) -> None:
     """Build what is due, and nothing else; publish what comes out otherwise than before."""
@@ -84,6 +87,8 @@ def rebuild(
         if dry_run:
             made = upkeep.plan(context, names, jobs)
             context.ui.result(made.to_data(), functools.partial(dueview.plan, made=made))
+            return
+        if jobtasks.rebuilt(context, on, names, jobtasks.flags(runtime=runtime), wait=wait):
             return
         upkeep.rebuild(context, names, Options(runtime, renew=True), jobs)
 

@@ -147,6 +147,30 @@ class NotKnown(KilnError):
     meaning = "`outdated` found nothing due, but could not ask everybody"
 
 
+class SchedulerError(KilnError):
+    id = "scheduler"
+    exit_code = 22
+    meaning = "the batch scheduler does not answer, or refuses what is asked of it"
+
+
+class JobFailure(KilnError):
+    """`code` is the exit code of what ran in the job, where that says more than this one's own."""
+
+    id = "job"
+    exit_code = 23
+    meaning = "a job was ended by its scheduler (time, memory, node, cancelled), or vanished"
+
+    def __init__(self, message: str, hint: str = "", details: Sequence[str] = (), code: int = 0) -> None:
+        super().__init__(message, hint, details)
+        self.exit_code = code or self.exit_code
+
+
+class BlockedError(KilnError):
+    id = "blocked"
+    exit_code = 24
+    meaning = "a job never ran: one that it waits for failed"
+
+
 class Interrupted(KilnError):
     """SIGINT, SIGTERM or SIGHUP arrived: `signal_number` decides the exit code, 128 + n."""
 

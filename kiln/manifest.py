@@ -40,6 +40,7 @@ from kiln.fields import (
 )
 from kiln.problems import did_you_mean, quote, shown
 from kiln.protection import Protection
+from kiln.resources import Jobs
 from kiln.sourcefiles import ManifestReading
 from kiln.steps import AptLayer, CopyItem, CopyLayer, Layer, Layers, PipLayer, RunLayer, UvLayer
 from kiln.yamltree import Items, Plain, Table, parse, read
@@ -237,6 +238,7 @@ class Manifest(Model):
     )
     smoke: tuple[Smoke, ...] = Field(default=(), description="How the finished image is tested, in order.")
 
+    jobs: Jobs = Field(default=Jobs(), description="What the jobs of this image ask a scheduler for.")
     allow_setuid: tuple[ImagePath, ...] = Field(
         default=(),
         description="Files with a setuid or setgid bit that layers may add; any other stops the build.",

@@ -1,12 +1,13 @@
 """The report of a rebuild: one JSON file, there from the beginning, and whole at every moment.
 
     <cache>/v1/reports/rebuild-TIME-PID.json      the last of them is also last.json
-        format, state (running, done, interrupted), started, ended, host, pid, site
+        format, state (running, submitted, done, interrupted), started, ended, host, pid, site
         due        every image that was due, with its reasons and what is done for it
         images     how each ended, as in the summary of `build`
         not_known  what could not be asked, by image
 
-A report that says `running` and whose process is gone is of a rebuild that was killed. Owns these fields.
+One that says `submitted` is of jobs that nobody waited for: `invoke jobs` knows how they ended. One that says
+`running` and whose process is gone is of a rebuild that was killed. Owns these fields.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from kiln import ended, files, invocation
 from kiln.ended import Ended
 
 FORMAT = 1
-RUNNING, DONE, INTERRUPTED = "running", "done", "interrupted"
+RUNNING, SUBMITTED, DONE, INTERRUPTED = "running", "submitted", "done", "interrupted"
 LAST = "last.json"
 MOST_KEPT = 100
 
@@ -42,7 +43,7 @@ class Report:
             "format": FORMAT,
             "state": state,
             "started": self.started,
-            "ended": "" if state == RUNNING else invocation.now(),
+            "ended": "" if state in (RUNNING, SUBMITTED) else invocation.now(),
             "host": os.uname().nodename,
             "pid": os.getpid(),
             "site": self.site,

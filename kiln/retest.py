@@ -14,7 +14,7 @@ from kiln.context import Context
 from kiln.errors import SmokeFailure, StoreError, UsageError
 from kiln.manifest import SmokeTest
 from kiln.record import Record, SmokeResult
-from kiln.store import CANDIDATE, CURRENT, Entry
+from kiln.store import CANDIDATE, CURRENT, Entry, Store
 from kiln.testruns import Run
 
 
@@ -64,6 +64,16 @@ def retest(context: Context, reference: str, runtime: str) -> Retested:
             [f"what the hook said: {logs}/smoke-{failed[0].hook}.log"],
         )
     return done
+
+
+def pending(store: Store, name: str) -> str:
+    """The candidate of an image as NAME:VERSION; '' where there is none that is newer than `current`."""
+    found, versions = store.channels(name), store.versions(name)
+    candidate = found.get(CANDIDATE, "")
+    behind = found.get(CURRENT) in versions and candidate in versions
+    if not candidate or (behind and versions.index(candidate) < versions.index(found[CURRENT])):
+        return ""
+    return f"{name}:{candidate}" if candidate != found.get(CURRENT) else ""
 
 
 def _tests(context: Context, record: Record) -> tuple[SmokeTest, ...]:

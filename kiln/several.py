@@ -70,7 +70,7 @@ def build(context: Context, names: Sequence[str], options: Options, jobs: int) -
 def place(context: Context, command: str, name: str) -> list[str]:
     """The beginning of a command of a child: the same site and store, with its events to be read."""
     where = ["--site", context.site.name, "--images", str(context.store.root)]
-    return [command, name, "--json", *where]
+    return [command, name, "--json", "--on", "here", *where]
 
 
 def given(options: Options) -> list[str]:

@@ -12,6 +12,7 @@ certificates and package indexes into a container:
     <scratch>/work      private folders of builds   (<cache>/v1/… where a profile has no scratch)
     <scratch>/trees     the layer store's local tier
     <shared>/v1         its shared tier, where a profile has one
+    <cache>/v1/jobs     jobs and schedules, a folder for each user: see kiln.ledger, kiln.schedules
 
 Must not make folders or look at the network. What a profile sets for building never stays in an image.
 """
@@ -31,6 +32,7 @@ from kiln.document import Model, Number, Switch
 from kiln.errors import UsageError
 from kiln.fields import Age, Line, Size, refuse_newer
 from kiln.problems import did_you_mean, quote
+from kiln.resources import SiteJobs
 from kiln.sitefields import (
     Distribution,
     DriverVersion,
@@ -163,9 +165,7 @@ class Retention(Model):
 class Rebuild(Model):
     """What is due, and who is told of rebuilds: see docs/rebuild.md."""
 
-    min_tag_age: Age | None = Field(
-        default=None, description="A new tag of a base counts once it is this old: `14d`."
-    )
+    min_tag_age: Age | None = Field(default=None, description="How old a new tag must be to count: `14d`.")
     smoke_after: Age = Field(
         default=30 * DAY, description="After this time the smoke hooks of an image are due again."
     )
@@ -239,7 +239,14 @@ class Site(Model):
     layers: Layers = Field(default=Layers(), description="What is kept of each build for the next one.")
     store: Retention = Field(default=Retention(), description="How long published images stay.")
     rebuild: Rebuild = Field(default=Rebuild(), description="What is due, and who is told.")
-    scheduler: Literal["none", "pbs", "slurm"] = Field(default="none", description="What runs jobs here.")
+    scheduler: Literal["none", "pbs", "slurm"] = Field(
+        default="none", description="What runs jobs here: `build`, `rebuild` and `smoke` go to it."
+    )
+    jobs: SiteJobs = Field(default=SiteJobs(), description="What jobs ask the scheduler for: docs/jobs.md.")
+    schedule: Literal["cron", "systemd", "job"] = Field(
+        default="cron",
+        description="What `invoke schedule` makes; `job`: a job that submits itself again.",
+    )
     pbs: Pbs | None = Field(default=None, description="For the lines of a PBS job.")
     driver: DriverVersion = Field(
         default="",
@@ -272,6 +279,11 @@ class Site(Model):
     @property
     def packages(self) -> Path:
         return self.cache / _LAYOUT / "packages"
+
+    @property
+    def jobs_folder(self) -> Path:
+        """Of all users; each has one of their own in it."""
+        return self.cache / _LAYOUT / "jobs"
 
     @property
     def work(self) -> Path:

@@ -180,19 +180,33 @@ def revoke(
         _marked(context, channels.revoke(context.store, name, because, context.ui.warn))
 
 
-@task(help={**options("site", "images", "runtime", "json"), "name": ANY})
+@task(
+    help={
+        **options("site", "images", "runtime", "json", "on", "wait"),
+        "name": ANY,
+        "pending": "only what its last build left to be tested: a candidate newer than current",
+    }
+)
 def smoke(
     _: InvokeContext,
     name: str,
     site: str | None = None,
     images: str | None = None,
     runtime: str = "",
+    pending: bool = False,
+    on: str = "",
+    wait: bool = False,
     json: bool = False,
 ) -> None:
     """Run the smoke hooks again on a published image, and keep what they say with its record."""
-    from kiln import retest
+    from kiln import jobtasks, retest
 
     with opened(json, site, images) as context:
+        flags = jobtasks.flags(runtime=runtime, pending=pending)
+        if jobtasks.handed_over(context, on, "smoke", [name], flags, wait=wait):
+            return
+        if pending and not (name := retest.pending(context.store, name)):
+            return
         kept = context.store.find(name).name
         try:
             done = retest.retest(context, name, runtime)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Sequence
 
 from invoke.collection import Collection
 from invoke.context import Context as InvokeContext
@@ -16,7 +17,17 @@ from invoke.exceptions import Exit
 from invoke.program import Program
 from invoke.tasks import task
 
-from kiln import __version__, catalog, companions, completion, duetasks, render, startlines, storetasks
+from kiln import (
+    __version__,
+    catalog,
+    companions,
+    completion,
+    duetasks,
+    jobtasks,
+    render,
+    startlines,
+    storetasks,
+)
 from kiln.checkout import find_root
 from kiln.command import command, for_each, opened, options
 from kiln.errors import UsageError
@@ -50,7 +61,7 @@ def plan(
 
 @task(
     help={
-        **options("name", "site", "images", "runtime", "no_cache", "from", "locked", "json"),
+        **options("name", "site", "images", "runtime", "no_cache", "from", "locked", "json", "on", "wait"),
         "keep": "keep the workspace of a failed layer, for 'shell'",
         "renew": "look anew for the base and packages first; publish only what comes out otherwise",
         "jobs": "how many images at once, of several (default: what cores and memory allow)",
@@ -68,6 +79,8 @@ def build(
     locked: bool = False,
     renew: bool = False,
     jobs: int = 0,
+    on: str = "",
+    wait: bool = False,
     json: bool = False,
 ) -> None:
     """Build, smoke-test and publish images, in order, several at once."""
@@ -79,6 +92,8 @@ def build(
     with opened(json, site, images) as context:
         asked = Options(runtime, keep, no_cache, from_, locked, renew=renew)
         names = several.chosen(context, name)
+        if jobtasks.handed_over(context, on, "build", names, several.given(asked), wait=wait):
+            return
         if len(names) > 1:
             several.build(context, names, asked, jobs)
             return
@@ -360,10 +375,12 @@ for _each in (plan, lock, fetch, build, list_, show, diff, verify, doctor_, gc, 
     namespace.add_task(_each)
 namespace.add_task(shell_, name="shell")
 namespace.add_task(completion_)
-for _each in (*storetasks.TASKS, *duetasks.TASKS):
+for _each in (*storetasks.TASKS, *duetasks.TASKS, *jobtasks.TASKS):
     namespace.add_task(_each)
 
 
-def main() -> None:
-    """The command `kiln`."""
-    Program(name="kiln", binary="kiln", namespace=namespace, version=__version__).run()
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command `kiln`, with `argv` in place of its own arguments."""
+    Program(name="kiln", binary="kiln", namespace=namespace, version=__version__).run(
+        list(argv) if argv else None
+    )

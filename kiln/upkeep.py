@@ -146,6 +146,11 @@ def rebuild(context: Context, names: Sequence[str], options: Options, jobs: int)
     with files.locked(context.store.root / LOCK, wait=0):
         made = plan(context, names, jobs)
         _run(context, made, options)
+    refuse_unknown(made)
+
+
+def refuse_unknown(made: Plan) -> None:
+    """Raise `NotKnown` where not all could be asked."""
     if made.unknown:
         raise NotKnown(f"not known whether these are due: {', '.join(made.unknown)}",
                        "run it again when all can be asked",

@@ -7,7 +7,13 @@ import pytest
 NO_ENROOT = "no enroot here: put it on PATH, or set KILN_REAL_ENROOT"
 NO_BROWSER = "no Chromium here: apt-get install chromium chromium-driver"
 NO_SHELL = "no such shell here: apt-get install zsh fish"
-TOLD = {NO_ENROOT: "against a REAL enroot", NO_BROWSER: "in a REAL browser", NO_SHELL: "in zsh or fish"}
+NO_SLURM = "no Slurm here: apt-get install slurm-wlm"
+TOLD = {
+    NO_ENROOT: "against a REAL enroot",
+    NO_BROWSER: "in a REAL browser",
+    NO_SHELL: "in zsh or fish",
+    NO_SLURM: "against a REAL Slurm",
+}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -37,6 +37,9 @@ PRODUCED = {
     "images": f"{HERE}/test_several.py::test_a_failure_blocks_only_what_is_built_on_it",
     "due": f"{HERE}/test_rebuild.py::test_a_newer_tag_of_the_series",
     "not-known": f"{HERE}/test_rebuild.py::test_a_registry_that_is_gone_is_not_known",
+    "scheduler": f"{HERE}/test_pbs.py::test_a_server_that_is_down_and_refusals",
+    "job": f"{HERE}/test_pbs.py::test_how_pbs_ends_a_job",
+    "blocked": "unit/test_jobentry.py::test_a_job_whose_parent_did_not_end_well_starts_nothing",
     "interrupted": f"{HERE}/test_signals.py::test_signal_leaves_no_process_mount_or_file",
 }
 

@@ -32,6 +32,7 @@ LAYERS = (
         "steps",
         "manifest",
         "sitefields",
+        "resources",
         "site",
         "reference",
     ),
@@ -49,6 +50,7 @@ LAYERS = (
         "treediff",
         "owners",
     ),
+    ("schedulers", "unattended", "recurrence", "ledger"),
     ("logins", "listing", "scrub", "origin", "imagerules", "audit"),
     ("registry",),
     ("runtime",),
@@ -74,9 +76,14 @@ LAYERS = (
     ("order", "same", "build", "several", "outdated", "bump", "notice", "report", "upkeep"),
     ("locking", "lockcheck"),
     ("renew",),
+    ("jobreport", "schedules", "submission", "following", "cancellation", "installing"),
+    ("jobupkeep",),
     ("shell", "render", "rebuild", "pull", "retest"),
-    ("diffview", "storeview", "dueview", "command", "storetasks", "duetasks", "complete", "completion"),
+    ("diffview", "storeview", "dueview", "jobview", "command", "jobtasks"),
+    ("storetasks", "duetasks"),
+    ("complete", "completion"),
     ("tasks", "__main__"),
+    ("jobentry", "scheduled"),
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 
