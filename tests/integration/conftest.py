@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import registry_fixture
 from tests.integration import project as projects
 from tests.integration import trees
 from tests.integration.debian import Debian
@@ -18,6 +21,7 @@ from tests.integration.layered import Layered
 from tests.integration.mirror import Mirror
 from tests.integration.project import Project
 from tests.integration.runtimes import enroot_path
+from tests.integration.upstream import Upstream
 
 
 def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
@@ -99,3 +103,12 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Debian:
 def mirror() -> Iterator[Mirror]:
     with Mirror() as running:
         yield running
+
+
+@pytest.fixture
+def upstream(tmp_path: Path, small_tree: Path) -> Iterator[Upstream]:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        archive.add(small_tree, ".")
+    with registry_fixture.start_registry(tmp_path / "registry") as registry:
+        yield Upstream(registry, stream.getvalue())

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import http.server
-import io
 import json
 import signal
 import subprocess
-import tarfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,37 +18,11 @@ from kiln import files
 from tests import registry_fixture
 from tests.integration.processes import Family, traces
 from tests.integration.project import Project
+from tests.integration.upstream import Upstream
 
 pytestmark = pytest.mark.skipif(
     not registry_fixture.available(), reason="docker-registry is not installed: ./bootstrap test says how"
 )
-
-
-@dataclass
-class Upstream:
-    """A registry with the repository `base`, whose tags are small trees."""
-
-    registry: registry_fixture.Registry
-    tree: bytes
-
-    @property
-    def base(self) -> str:
-        return f"{self.registry.host}/base"
-
-    def push(self, tag: str, text: str = "", *, repository: str = "base", **env: str) -> str:
-        """Put a tag there; returns its digest. `text` makes it another image."""
-        new = registry_fixture.layer(registry_fixture.member("root/upstream", text.encode()))
-        config = {"Env": ["PATH=/usr/bin:/bin", *(f"{name}={value}" for name, value in env.items())]}
-        return registry_fixture.push_image(self.registry, repository, tag, [self.tree, new], config).digest
-
-
-@pytest.fixture
-def upstream(tmp_path: Path, small_tree: Path) -> Iterator[Upstream]:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        archive.add(small_tree, ".")
-    with registry_fixture.start_registry(tmp_path / "registry") as registry:
-        yield Upstream(registry, stream.getvalue())
 
 
 @pytest.fixture

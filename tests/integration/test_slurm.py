@@ -14,11 +14,13 @@ import pytest
 
 from kiln import ledger
 from kiln.ledger import Entry
+from tests import registry_fixture
 from tests.conftest import NO_SLURM
 from tests.integration import slurm
 from tests.integration.layered import DIARY, Layered
 from tests.integration.project import Done, Project
 from tests.integration.slurm import Cluster, await_true
+from tests.integration.upstream import Upstream
 
 SMALL = {"cpus": 1, "memory": "500MB", "time": "10m"}
 HOLD = f"while [ ! -e {DIARY}/go ]; do sleep 0.1; done"
@@ -98,6 +100,39 @@ def test_parent_and_children_in_order_and_what_fails_blocks_what_is_built_on_it(
     # What is blocked has an exit code of its own, and is told by `jobs` without a manifest.
     (farm.project.root / "manifests/under.yaml").unlink()
     farm.run("jobs", "--name", "under").expect(0, "blocked", "invoke build under --on slurm")
+
+
+@pytest.mark.skipif(not registry_fixture.available(), reason="docker-registry is not installed")
+def test_a_moved_tag_is_rebuilt_by_jobs_in_order_and_reported(farm: Farm, upstream: Upstream) -> None:
+    upstream.push("1.0-py3", "one")
+    farm.project.manifest("parent", [{"run": "echo made > /root/parent"}], base=f"{upstream.base}:1.0-py3")
+    farm.project.manifest("left", [{"run": "cat /root/upstream > /root/left"}], base="image:parent")
+    farm.project.manifest("right", [{"run": 'test "$(cat /root/upstream)" = one'}], base="image:parent")
+    farm.project.manifest("leaf", [{"run": "true"}], base="image:right")
+    farm.project.manifest("alone", [{"run": "true"}])
+    farm.run("build", "all", "--on", "here", "--jobs", "2").expect(0)
+    farm.run("rebuild", "--wait").expect(0, "nothing")
+    assert farm.jobs() == []
+    digest = upstream.push("1.0-py3", "two")
+    farm.run("outdated").expect(20, "parent", digest[:19])
+    done = farm.run("rebuild", "--wait").expect(19, "2 of 4 images were not built", "leaf (blocked by right)")
+    assert {entry.job.image for entry in farm.jobs()} == {"parent", "left", "right", "leaf"}, done.said
+    parent = farm.job("build parent")
+    assert min(farm.job(f"build {name}").started for name in ("left", "right")) >= parent.ended > 0
+    told = json.loads((farm.project.cache / "v1/reports/last.json").read_text())
+    images = {each["name"]: each for each in told["images"]}
+    assert {name: each["state"] for name, each in images.items()} == {
+        "parent": "built", "left": "built", "right": "failed", "leaf": "blocked"
+    }  # fmt: skip
+    assert (told["state"], told["built"], told["failed"], told["blocked"]) == ("done", 2, 1, 1)
+    assert images["right"]["error"]["exit_code"] == 6 and Path(images["right"]["log"]).is_file()
+    assert farm.project.store.channels("right") == {"current": "1.0-py3-r1-r1"}
+    assert farm.project.store.channels("left") == {"current": "1.0-py3-r2-r1"}
+    # The next time, what came out well is due no more; nobody waits, and the report says so.
+    farm.run("rebuild").expect(0, "build right", "build leaf", "submitted")
+    told = json.loads((farm.project.cache / "v1/reports/last.json").read_text())
+    assert (told["state"], {each["name"] for each in told["due"]}) == ("submitted", {"right", "leaf"})
+    farm.run("jobs", "--wait").expect(6)
 
 
 def test_a_job_that_runs_out_of_time_leaves_its_layers_to_the_next(farm: Farm) -> None:
