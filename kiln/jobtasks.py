@@ -20,7 +20,7 @@ from kiln.schedulers.contract import Status
 from kiln.schedules import JOB, Listed, Place, Schedule
 
 RECENT_SECONDS = 86_400.0
-RUNS = "rebuild all"
+RUNS = "rebuild"
 
 
 def flags(**said: str | bool | int) -> list[str]:

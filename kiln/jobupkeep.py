@@ -108,7 +108,7 @@ def _ended(sent: Sent) -> Ended:
         same = bool(result.get("up_to_date") or result.get("unchanged") or sent.entry.job.kind == SMOKE)
         return Ended(name, REUSED if same else BUILT, version, seconds, log=log)
     if status.cause == contract.BLOCKED:
-        return Ended(name, BLOCKED, by=_parent(sent.entry), log=log)
+        return Ended(name, BLOCKED, by=_parent(sent.entry))
     return Ended(name, FAILED, version, seconds, error=error_data(found.failure()), log=log)
 
 

@@ -15,7 +15,7 @@ from kiln.document import Model, Number
 from kiln.fields import Line, Seconds, Size
 from kiln.sitefields import Expanded
 
-BUILD, REBUILD, SMOKE, SCHEDULE = "build", "rebuild", "smoke", "schedule"
+BUILD, SMOKE, SCHEDULE = "build", "smoke", "schedule"
 GIGABYTE = 10**9
 Count = Annotated[Number, Field(ge=1)]
 
@@ -51,7 +51,6 @@ class Jobs(Model):
     model_config = ConfigDict(title="Jobs")
 
     build: Sizes = Field(default=Sizes(), description="For building it.")
-    rebuild: Sizes = Field(default=Sizes(), description="For `rebuild`, where that differs from `build`.")
     smoke: Sizes = Field(default=Sizes(), description="For its smoke hooks alone.")
 
 
@@ -67,7 +66,6 @@ class SiteJobs(Model):
     project: Expanded = Field(default="", description="The project, or Slurm's account, that jobs are for.")
     queue: Line = Field(default="", description="The queue, or Slurm's partition, where jobs must name one.")
     build: SiteSizes = Field(default=SiteSizes(), description="Jobs that build.")
-    rebuild: SiteSizes = Field(default=SiteSizes(), description="Jobs that rebuild, where they differ.")
     smoke: SiteSizes = Field(default=SiteSizes(), description="Jobs that test a published image.")
     schedule: SiteSizes = Field(default=SiteSizes(), description="The job that a schedule is.")
     disk_resource: Line = Field(default="", description="PBS's resource for a node's local disk.")
@@ -83,15 +81,12 @@ DEFAULTS: dict[str, dict[str, int]] = {
 
 def resources(kind: str, site: SiteJobs, image: Jobs, *, gpu: bool = False) -> Resources:
     """What a job of a kind asks for. Of smoke jobs only those have GPUs whose hooks need one (`gpu`)."""
-    kinds = (BUILD, REBUILD) if kind == REBUILD else (kind,)
-    values: dict[str, Any] = {**DEFAULTS[kinds[0]], "queue": site.queue, "project": site.project}
+    values: dict[str, Any] = {**DEFAULTS[kind], "queue": site.queue, "project": site.project}
     values |= {"gpus": 1} if kind == SMOKE else {}
-    for each in kinds:
-        values |= _said(getattr(site, each))
+    values |= _said(getattr(site, kind))
     if kind == SMOKE and not gpu:
         values["gpus"] = 0
-    for each in kinds:
-        values |= _said(getattr(image, each, None))
+    values |= _said(getattr(image, kind, None))
     return Resources(**values)
 
 

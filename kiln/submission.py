@@ -17,7 +17,7 @@ from kiln.context import Context
 from kiln.errors import BlockedError, KilnError, UsageError
 from kiln.ledger import Entry, Job, Ledger
 from kiln.manifest import Manifest
-from kiln.resources import BUILD, REBUILD, SMOKE, Resources
+from kiln.resources import BUILD, SMOKE, Resources
 from kiln.run import unbroken
 from kiln.schedulers import choice
 from kiln.schedulers.contract import BLOCKED, DONE, ENDED, LOST, QUEUED, NoAnswer, Request, Scheduler, Status
@@ -28,7 +28,7 @@ GRACE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Work:
-    """What is asked for: a `kind` of work (build, rebuild, smoke) on `names`, and Kiln's further `options`.
+    """What is asked for: a `kind` of work (build, smoke) on `names`, and Kiln's further `options`.
 
     `names` are images; of smoke also NAME:VERSION.
     """
@@ -81,7 +81,7 @@ class Submitter:
         try:
             after = [job for parent in parents for job in self._last_of(parent, sent)]
             made = self._one(work, name, after)
-            if made.entry and work.kind in (BUILD, REBUILD) and self._wants_gpu(name, made.entry):
+            if made.entry and work.kind == BUILD and self._wants_gpu(name, made.entry):
                 return [made, self._one(Work(SMOKE, [name], ["--pending"]), name, [made.entry])]
         except NoAnswer as error:
             # One that is silent would keep each of the others waiting, too.
@@ -101,7 +101,7 @@ class Submitter:
                 raise BlockedError(f"its parent {parent} was not submitted", "mend that first")
             if each.entry and each.entry.job.image == parent:
                 return [each.entry]
-        running = self._live((BUILD, REBUILD, SMOKE), parent)
+        running = self._live((BUILD, SMOKE), parent)
         return running[-1:]
 
     def _live(self, kinds: Sequence[str], reference: str) -> list[Entry]:
@@ -117,8 +117,7 @@ class Submitter:
         ]
 
     def _one(self, work: Work, reference: str, after: Sequence[Entry]) -> Sent:
-        kinds = (BUILD, REBUILD) if work.kind in (BUILD, REBUILD) else (work.kind,)
-        if running := self._live(kinds, reference):
+        if running := self._live((work.kind,), reference):
             return Sent(reference, running[-1], found=True)
         job = self._job(work, reference, after)
         waits_for = self._unfinished(after)

@@ -10,7 +10,7 @@ import pytest
 from kiln import site as sites
 from kiln import unattended
 from kiln.errors import SchedulerError, UsageError
-from kiln.resources import BUILD, REBUILD, SMOKE, Jobs, Resources, Sizes, resources
+from kiln.resources import BUILD, SMOKE, Jobs, Resources, Sizes, resources
 from kiln.schedulers import choice, pbs, slurm
 from kiln.schedulers.contract import NoAnswer, Request, Status
 from kiln.schedulers.slurm import Slurm
@@ -141,7 +141,6 @@ def test_the_manifest_wins_over_the_site_and_the_site_over_what_ships(aspire: Si
     image = Jobs(build=Sizes(cpus=4), smoke=Sizes(gpus=2))
     build = resources(BUILD, aspire.jobs, image)
     assert (build.cpus, build.memory, build.gpus, build.project) == (4, 235 * 10**9, 0, "p1")
-    assert resources(REBUILD, aspire.jobs, image) == build
     assert resources(SMOKE, aspire.jobs, image, gpu=True).gpus == 2
     assert resources(SMOKE, aspire.jobs, Jobs(), gpu=True).gpus == 1
     assert resources(SMOKE, aspire.jobs, Jobs(), gpu=False).gpus == 0

@@ -113,7 +113,7 @@ def test_children_come_after_their_parents_and_gpu_tests_after_builds(submitter:
     assert sent[1].entry and sent[1].entry.job.argv[:3] == ("smoke", "top", "--pending")
     # A node that has GPUs for builds tests there.
     image(submitter.context, "own", smoke=["card"], jobs={"build": {"gpus": 1}})
-    assert len(submitter.submit(Work("rebuild", ["own"]))) == 1
+    assert len(submitter.submit(Work("build", ["own"], ["--renew"]))) == 1
 
 
 def test_a_parent_that_is_over_is_looked_at_before(submitter: Submitter) -> None:
@@ -144,7 +144,7 @@ def test_a_parent_that_dies_meanwhile_blocks(submitter: Submitter, monkeypatch: 
 
 def test_two_that_submit_at_once_make_one_job(submitter: Submitter) -> None:
     image(submitter.context, "one")
-    sent = submitter.submit(Work("build", ["one"])) + submitter.submit(Work("rebuild", ["one"]))
+    sent = submitter.submit(Work("build", ["one"])) + submitter.submit(Work("build", ["one"], ["--renew"]))
     assert [each.found for each in sent] == [False, True]
     memory(submitter).status["1"] = Status(ENDED, WALLTIME)
     assert not submitter.submit(Work("build", ["one"]))[0].found, "what has ended is no reason"
