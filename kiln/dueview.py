@@ -41,14 +41,13 @@ def dot(console: Console, found: Graph, names: Sequence[str]) -> None:
     """As Graphviz reads it: https://graphviz.org/doc/info/lang.html. A pinned parent's line is dashed."""
     print_ = console.file.write
     print_("digraph kiln {\n  rankdir=LR;\n  node [shape=box];\n")
-    for name in names:
-        node = found.node(name)
+    nodes = [found.node(name) for name in names]
+    for text in dict.fromkeys(node.manifest.base.text for node in nodes if not node.parent):
+        print_(f"  {json.dumps(text)} [style=dashed];\n")
+    for name, node in zip(names, nodes, strict=True):
         base = node.manifest.base
-        parent = json.dumps(node.parent or base.text)
-        if not node.parent:
-            print_(f"  {parent} [style=dashed];\n")
         style = f" [style=dashed, label={json.dumps(base.version)}]" if node.pinned else ""
-        print_(f"  {parent} -> {json.dumps(name)}{style};\n")
+        print_(f"  {json.dumps(node.parent or base.text)} -> {json.dumps(name)}{style};\n")
     print_("}\n")
 
 
