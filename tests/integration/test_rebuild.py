@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import signal
@@ -278,6 +279,30 @@ def test_ended_in_a_phase_it_goes_on_the_next_time(
     project.manifest("x", [{"run": "true"}], smoke=["wait"])
     assert summary(project) == {"x": "built"}
     assert report(project)["state"] == "done"
+
+
+@pytest.mark.parametrize("phase", ["export", "publish"])
+def test_killed_where_its_result_is_written_nothing_of_it_is_seen(project: Project, phase: str) -> None:
+    project.site("slow", squashfs={"level": 22})
+    project.manifest("x")
+    project.run("build", "x", "--site", "slow").expect(0)
+    noise = "head -c 40000000 /dev/urandom > /root/noise" if phase == "export" else "true"
+    project.manifest("x", [{"run": noise}])
+    lock = project.images / "x/.lock"
+    with files.locked(lock, wait=0) if phase == "publish" else contextlib.nullcontext():
+        running = project.start("rebuild", "--site", "slow", "--json")
+        running.until("which holds" if phase == "publish" else '"step": "export"')
+        ended = Family(running.pid)
+        running.send(signal.SIGKILL)
+        running.end()
+        ended.assert_ended()
+    assert traces(project.root) == []
+    assert project.store.channels("x") == {"current": "small-r1"}
+    assert project.store.versions("x") == ["small-r1"]
+    assert report(project)["state"] == "running"
+    project.manifest("x", [{"run": "true"}])
+    project.run("rebuild", "--site", "slow").expect(0, "1 built")
+    assert project.store.channels("x") == {"current": "small-r2"}
 
 
 def test_a_manifest_that_is_removed_meanwhile(fleet: Project, upstream: Upstream) -> None:
