@@ -34,7 +34,7 @@ LAYERS = (
         "reference",
     ),
     ("hardware", "checkout", "inventory", "baseline", "bytecode", "driver"),
-    ("record", "testruns", "squashfs", "imageformat", "pythonenv", "imageedit", "workspace", "store"),
+    ("record", "testruns", "squashfs", "imageformat", "pythonenv", "imageedit", "workspace", "store", "part"),
     ("history", "standing", "selection", "sbom", "statement", "signature", "diff", "treediff", "owners"),
     ("logins", "listing", "scrub", "origin", "imagerules", "audit"),
     ("registry",),
