@@ -1,7 +1,7 @@
 """The part of a file that has come so far: written, read back, and digested meanwhile.
 
-Owns how bytes get into it. What is digested is what was written, not what came. The system copies from file to
-file by itself, without the bytes passing through here; a thread of its own takes the sha256 of what is read back.
+Owns how bytes get into it. What is digested is what was written, not what came. The system copies from file
+to file by itself; a thread of its own takes the sha256 of what is read back.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Part:
         self._digest.end()
 
     def begin(self, offset: int) -> None:
-        """Go on from `offset`: what is there before it counts, what is after it doesn't. Raises `StoreError`."""
+        """Go on from `offset`: what is before it counts, what is after it goes. Raises `StoreError`."""
         self.begun = offset
         with files.translated(self._path):
             self._stream.truncate(offset)
@@ -58,7 +58,7 @@ class Part:
         self._add(len(piece))
 
     def copy(self, source: IO[bytes]) -> bool:
-        """Add a stretch of another file from where that stands; False where the system can't, or it has ended."""
+        """Add a stretch of another file from where that stands; False where it can't be, or at its end."""
         try:
             count = os.copy_file_range(source.fileno(), self._stream.fileno(), STRETCH)
         except OSError:

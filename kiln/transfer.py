@@ -185,7 +185,7 @@ class LocalFile:
                 pass
 
     def _by_hand(self, stream: IO[bytes], part: Part) -> bool:
-        """Read and write a piece, as where the system doesn't copy between two file systems; False at the end."""
+        """Read and write a piece, where the system doesn't copy between two disks; False at the end."""
         with self._told():
             piece = stream.read(PIECE)
         part.write(piece)
