@@ -14,7 +14,7 @@ from pathlib import Path
 _HOOK = r"""
 import os, re, runpy, signal, sys, time
 
-ACTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "shutil.rmtree",
+ACTS = {"os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.symlink", "shutil.rmtree",
         "subprocess.Popen", "fcntl.flock", "fcntl.lockf", "os.utime", "os.chmod"}
 what, place, begin, pattern, left = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5])
 begun = not begin
@@ -51,7 +51,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 # What differs from one run to the next (process ids, times, the ends that mkstemp gives), and the files that
 # lie beside an image and its record, which are as good as each other.
-_CHANCE = re.compile(r"\d+|(?<=[a-z]\.)[a-z0-9_]{8}\b|(?<=\.)(cdx\.json|provenance\.json|sha256|json\.sig)\b")
+_CHANCE = re.compile(
+    r"\d+|(?<=[a-z0-9]\.)[a-z0-9_]{8}\b|(?<=\.)(cdx\.json|provenance\.json|sha256|json\.sig)\b"
+)
 _CLOCK = r"""
 import runpy, sys, time
 shift, real = float(sys.argv[1]), time.time
