@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from kiln import record, testruns
 from kiln.errors import BaseError, KilnError, NetworkError, StoreError, VerifyError
+from kiln.part import Part
 from kiln.record import Record
 from kiln.registry.transport import TRIES, Cut, Transport, bounded, host_of, shown
 from kiln.standing import Standing, Standings, of_data
@@ -159,12 +160,13 @@ class WebFile:
     def __init__(self, url: str, transport: Transport) -> None:
         self.url, self._transport = url, transport
 
-    @contextlib.contextmanager
-    def pieces(self, offset: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+    def send(self, part: Part, offset: int) -> None:
         stop = Event()
         with self._asked(offset, stop) as response:
             begin = _begin(response, offset)
-            yield begin, self._going_on(begin, self._body(response, stop), stop)
+            part.begin(begin)
+            for piece in self._going_on(begin, self._body(response, stop), stop):
+                part.write(piece)
 
     def _going_on(self, begin: int, body: Iterator[bytes], stop: Event) -> Iterator[bytes]:
         """The body; where it is cut, what is missing is asked for. A try that brought bytes doesn't count."""

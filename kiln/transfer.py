@@ -12,12 +12,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
-import itertools
 import math
 import os
-import queue
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +21,13 @@ from typing import IO, Protocol
 
 from kiln import files
 from kiln.errors import SpaceError, StoreError, VerifyError
+from kiln.part import PIECE, Part
 from kiln.ui import size_text
 
-# Bytes, and how many pieces wait to be digested. Small ones stay in the processor's cache.
-PIECE, AHEAD = 1 << 18, 8
 RESERVE_BYTES = 64 << 20
 
 Progress = Callable[[int, int], None]
 Notify = Callable[[str], None]
-Piece = bytes | memoryview
 
 
 @dataclass(frozen=True)
@@ -47,11 +41,8 @@ class Wanted:
 
 
 class Source(Protocol):
-    def pieces(self, offset: int) -> contextlib.AbstractContextManager[tuple[int, Iterator[Piece]]]:
-        """The bytes from `offset` on, or from 0, and which of both.
-
-        A piece's memory may be used again once AHEAD + 2 more have been asked for. Raises `KilnError`.
-        """
+    def send(self, part: Part, offset: int) -> None:
+        """Begin `part` at `offset`, or at 0, and add all bytes from there on. Raises `KilnError`."""
         ...
 
 
@@ -128,32 +119,26 @@ def _fill(wanted: Wanted, source: Source, part: Path, notify: Notify, progress: 
 
 
 def _write(
-    wanted: Wanted, source: Source, stream: IO[bytes], part: Path, offset: int, progress: Progress
+    wanted: Wanted, source: Source, stream: IO[bytes], path: Path, offset: int, progress: Progress
 ) -> tuple[int, str]:
     """Write from `offset` on; returns where it began, and the digest of all."""
-    with _Digest() as digest, source.pieces(offset) as (begin, pieces):
-        with files.translated(part):
-            stream.truncate(begin)
-            stream.seek(0)
-        done = 0
-        for there in _read(stream, begin):
-            digest.add(there)
-            done += len(there)
-            progress(done, wanted.size)
-        for piece in pieces:
-            digest.add(piece)
-            with files.translated(part):
-                _write_all(stream, piece)
-            done += len(piece)
-            if done > wanted.size:
-                return begin, f"more than {wanted.size} bytes"
-            progress(done, wanted.size)
-        if done < wanted.size:
+
+    def check(done: int) -> None:
+        if done > wanted.size:
+            raise _TooLong
+        progress(done, wanted.size)
+
+    with Part(stream, path, check) as part:
+        try:
+            source.send(part, offset)
+        except _TooLong:
+            return part.begun, f"more than {wanted.size} bytes"
+        if part.size < wanted.size:
             raise StoreError(
-                f"{wanted.file} ended after {done} of {wanted.size} bytes",
+                f"{wanted.file} ended after {part.size} of {wanted.size} bytes",
                 "run it again: it goes on from there",
             )
-        return begin, digest.text()
+        return part.begun, part.digest()
 
 
 def _land(wanted: Wanted, part: Path, target: Path) -> None:
@@ -177,56 +162,8 @@ def _land(wanted: Wanted, part: Path, target: Path) -> None:
             os.rename(part, target)
 
 
-def _write_all(stream: IO[bytes], piece: Piece) -> None:
-    left = memoryview(piece)
-    while left:
-        left = left[stream.write(left) :]
-
-
-def _read(stream: IO[bytes], end: int | None = None) -> Iterator[memoryview]:
-    """What is in a file, up to `end`; a few pieces of memory are used in turn."""
-    ring = itertools.cycle([memoryview(bytearray(PIECE)) for _ in range(AHEAD + 2)])
-    left = end
-    for piece in ring:
-        room = piece if left is None else piece[:left]
-        count = os.readv(stream.fileno(), [room]) if room else 0
-        if not count:
-            return
-        left = None if left is None else left - count
-        yield piece[:count]
-
-
-class _Digest:
-    """sha256 by a thread of its own: it takes as long as reading and writing together."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self._pieces: queue.Queue[Piece | None] = queue.Queue(AHEAD)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> _Digest:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end()
-
-    def add(self, piece: Piece) -> None:
-        self._pieces.put(piece)
-
-    def text(self) -> str:
-        """Of all that was added, as `sha256:<hex>`."""
-        self._end()
-        return f"sha256:{self._hash.hexdigest()}"
-
-    def _end(self) -> None:
-        if self._thread.is_alive():
-            self._pieces.put(None)
-            self._thread.join()
-
-    def _run(self) -> None:
-        while (piece := self._pieces.get()) is not None:
-            self._hash.update(piece)
+class _TooLong(Exception):
+    """More has come than there is to come."""
 
 
 class LocalFile:
@@ -235,20 +172,24 @@ class LocalFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    @contextlib.contextmanager
-    def pieces(self, offset: int) -> Iterator[tuple[int, Iterator[Piece]]]:
+    def send(self, part: Part, offset: int) -> None:
         with self._told():
             stream = self.path.open("rb", buffering=0)
         with stream:
             # Tells whoever clears the store that it is read; not every file system has locks.
             with contextlib.suppress(OSError):
                 fcntl.lockf(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            part.begin(offset)
             stream.seek(offset)
-            yield offset, self._read(stream)
+            while part.copy(stream) or self._by_hand(stream, part):
+                pass
 
-    def _read(self, stream: IO[bytes]) -> Iterator[Piece]:
+    def _by_hand(self, stream: IO[bytes], part: Part) -> bool:
+        """Read and write a piece, where the system doesn't copy between two disks; False at the end."""
         with self._told():
-            yield from _read(stream)
+            piece = stream.read(PIECE)
+        part.write(piece)
+        return bool(piece)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

@@ -36,6 +36,10 @@ memory=$(mktemp -d) && mount -t tmpfs none "$memory" && cd "$memory" && mkdir lo
     cd "$OLDPWD" || exit 99
 exec "$@"
 """
+_DRIVER = """\
+mount --bind "$1" /proc/driver || exit 99
+shift; exec "$@"
+"""
 _STAY = "echo ready && exec cat"
 
 
@@ -59,6 +63,11 @@ def on_tmpfs(options: str, place: Path, left: Path) -> list[str]:
 def on_overlay(place: Path) -> list[str]:
     place.mkdir(parents=True, exist_ok=True)
     return [*_ROOT, _OVERLAY, "sh", str(place)]
+
+
+def with_driver(folder: Path) -> list[str]:
+    """On which `folder` is what the kernel says of drivers, as NVIDIA's does in /proc/driver."""
+    return [*_ROOT, _DRIVER, "sh", str(folder)]
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ moved and removed, programs started, locks taken. Such an act is a point.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
 _HOOK = r"""
 import os, re, runpy, signal, sys, time
 
-ACTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "shutil.rmtree",
+ACTS = {"os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.symlink", "shutil.rmtree",
         "subprocess.Popen", "fcntl.flock", "fcntl.lockf", "os.utime", "os.chmod"}
 what, place, begin, pattern, left = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5])
 begun = not begin
@@ -35,6 +36,9 @@ def see(act, arguments):
     begun = begun or re.search(begin, said) is not None
     if not begun or act == "open" or not re.search(pattern, said):
         return
+    if what == "list":
+        open(place, "a").write(said + "\n")
+        return
     left -= 1
     if left == 0:
         if what != "fill":
@@ -45,6 +49,11 @@ sys.addaudithook(see)
 sys.argv = sys.argv[6:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+# What differs from one run to the next (process ids, times, the ends that mkstemp gives), and the files that
+# lie beside an image and its record, which are as good as each other.
+_CHANCE = re.compile(
+    r"\d+|(?<=[a-z0-9]\.)[a-z0-9_]{8}\b|(?<=\.)(cdx\.json|provenance\.json|sha256|json\.sig)\b"
+)
 _CLOCK = r"""
 import runpy, sys, time
 shift, real = float(sys.argv[1]), time.time
@@ -60,6 +69,19 @@ def killed(place: Path, count: int, pattern: str = "", begin: str = "") -> list[
     What it was about to do is written to the file `place`: without that it has come to its end.
     """
     return [sys.executable, "-c", _HOOK, "SIGKILL", str(place), begin, pattern, str(count)]
+
+
+def listed(place: Path, pattern: str) -> list[str]:
+    """Not stopped at all: each act that matches is a line of the file `place`."""
+    return [sys.executable, "-c", _HOOK, "list", str(place), "", pattern, "1"]
+
+
+def one_of_each(place: Path) -> list[int]:
+    """Which of the acts in that file to stop at: the first of each kind, whatever the numbers in names."""
+    found: dict[str, int] = {}
+    for count, said in enumerate(place.read_text().splitlines(), 1):
+        found.setdefault(_CHANCE.sub("*", said), count)
+    return list(found.values())
 
 
 def held(place: Path, pattern: str) -> list[str]:

@@ -93,7 +93,7 @@ def test_missing_base_file_is_told_with_its_place(project: Project) -> None:
 
 def test_base_that_is_another_image_which_is_missing(project: Project) -> None:
     project.manifest("x", base="image:other")
-    project.run("build", "x").expect(11)
+    project.run("build", "x").expect(3, "there is no manifest of 'other', and the store has no such image")
 
 
 def test_base_without_a_shell_is_the_runtimes_failure_not_the_layers(

@@ -6,20 +6,22 @@ can't be read, or a broken catalogue.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from kiln import channels
 from kiln.store import Store
-from tests.integration.namespaces import on_tmpfs, staying
-from tests.integration.points import full, killed, later
+from tests.integration.namespaces import Machine, on_tmpfs, staying
+from tests.integration.points import full, killed, later, listed, one_of_each
 from tests.integration.project import Project
 
 VERSION = "small-r1"
@@ -114,58 +116,102 @@ def settled(project: Project) -> None:
         assert store.entry("x", version).record
 
 
+def steps(
+    project: Project, folder: Path, words: Sequence[str], pattern: str, within: Sequence[str] = ()
+) -> list[int]:
+    """The points of a command at which to disturb it, one of each kind; it is run to its end for that."""
+    place = folder / "points"
+    place.unlink(missing_ok=True)
+    project.run(*words, within=[*within, *listed(place, pattern)]).expect(0)
+    return one_of_each(place)
+
+
+@contextlib.contextmanager
+def reading(reader: Reader) -> Iterator[None]:
+    reader.start()
+    yield
+    reader.over.set()
+    reader.join()
+    assert reader.problems == [] and reader.rounds
+
+
+def anew(machine: Machine, kept: Path, images: Path) -> None:
+    """The store as it was, in the machine where it lies on a disk of its own."""
+    script = 'rm -rf "$2"/* "$2"/.[!.]*; cp -a "$1"/. "$2"'
+    subprocess.run([*machine.within, "sh", "-c", script, "sh", str(kept), str(images)], check=True)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_kill_at_any_point_is_never_seen(three: Project, tmp_path: Path, name: str) -> None:
     if name == "undelete":
         three.run(*COMMANDS["gc"]).expect(0, "goes     x:small-r1")
     start = tmp_path / "start"
     shutil.copytree(three.images, start, symlinks=True)
-    points = 0
-    for count in range(1, 60):
-        reader = Reader(three.store)
-        reader.start()
-        mark = tmp_path / f"point-{count}"
-        done = three.run(*COMMANDS[name], within=killed(mark, count, POINTS))
-        reader.over.set()
-        reader.join()
-        assert (reader.problems, list(Reader(three.store).look())) == ([], [])
-        assert reader.rounds
-        if not mark.exists():
-            done.expect(0)
-            break
-        assert done.code == -signal.SIGKILL
-        points += 1
-        # The next one finds all as if nothing had been, and mends it.
-        three.run("promote", "x:small-r2").expect(0)
-        settled(three)
+    points = steps(three, tmp_path, COMMANDS[name], POINTS)
+    assert len(points) >= 4
+    for count in points:
         shutil.rmtree(three.images)
         shutil.copytree(start, three.images, symlinks=True)
-    assert points >= 4
+        with reading(Reader(three.store)):
+            done = three.run(*COMMANDS[name], within=killed(tmp_path / "point", count, POINTS))
+        assert list(Reader(three.store).look()) == []
+        assert done.code == -signal.SIGKILL
+        # The next one finds all as if nothing had been, and mends it.
+        channels.promote(three.store, "x:small-r2", "current", "", lambda text: None)
+        settled(three)
 
 
-def test_a_kill_at_any_point_of_a_publish_is_never_seen(three: Project, tmp_path: Path) -> None:
+BUILD = ("build", "x", "--no-cache")
+# Before each mode is set nothing is otherwise than before the rename that follows.
+PUBLISH = (
+    r"(link|rename|symlink|mkdir|rmtree) .*images.*(\.staging|x-small|current|history|catalog|index\.html)"
+)
+
+
+@pytest.fixture
+def built(three: Project) -> Project:
+    """With the layers of x there, so that a build is little more than a publish."""
     three.hook("fine", "exit 0")
     three.manifest("x", smoke=["fine"])
-    three.build("x")  # the layers are there now
-    both = [three.store.find(each).path.stat().st_size for each in ("x:small-r1", "x:current")]
-    points = 0
-    for count in range(1, 60, 4):
-        reader = Reader(three.store, *both)
-        reader.start()
-        mark = tmp_path / f"point-{count}"
-        pattern = r"images.*(\.staging|x-small|current|history|catalog|index\.html)"
-        done = three.run("build", "x", "--no-cache", within=killed(mark, count, pattern))
-        reader.over.set()
-        reader.join()
-        assert reader.problems == []
-        if not mark.exists():
-            done.expect(0)
-            break
-        points += 1
-    assert points >= 4
-    settled(three)
-    numbers = [int(version.rpartition("-r")[2]) for version in three.store.versions("x")]
+    three.build("x")
+    return three
+
+
+def test_a_kill_at_any_point_of_a_publish_is_never_seen(built: Project, tmp_path: Path) -> None:
+    both = [built.store.find(each).path.stat().st_size for each in ("x:small-r1", "x:current")]
+    points = steps(built, tmp_path, BUILD, PUBLISH)
+    assert len(points) >= 8
+    for count in points:
+        with reading(Reader(built.store, *both)):
+            done = built.run(*BUILD, within=killed(tmp_path / "point", count, PUBLISH))
+        assert done.code == -signal.SIGKILL
+    built.build("x", "--no-cache")
+    settled(built)
+    numbers = [int(version.rpartition("-r")[2]) for version in built.store.versions("x")]
     assert numbers == sorted(set(numbers))
+
+
+def test_a_disk_that_is_full_at_each_step_of_a_publish(built: Project, tmp_path: Path) -> None:
+    """Either nothing is published and that is said, or the version is whole; the next build finds its way."""
+    both = [built.store.find(each).path.stat().st_size for each in ("x:small-r1", "x:current")]
+    kept, codes = tmp_path / "kept", list[int]()
+    shutil.copytree(built.images, kept, symlinks=True)
+    points = steps(built, tmp_path, BUILD, PUBLISH)[::2]
+    with staying(on_tmpfs("size=48m", built.images, tmp_path / "left"), built.root) as machine:
+        store, filler = Store(machine.view(built.images)), built.images / "filler"
+        for count in points:
+            anew(machine, kept, built.images)
+            before = store.versions("x")
+            done = built.run(*BUILD, within=[*machine.within, *full(filler, count, PUBLISH)])
+            assert done.code in (0, 8) and "Traceback" not in done.said, (count, done.said)
+            assert machine.view(filler).exists(), count
+            assert list(Reader(store, *both).look()) == [], count
+            assert done.code or store.versions("x") != before
+            machine.view(filler).unlink()
+            codes.append(done.code)
+        built.run(*BUILD, within=machine.within).expect(0, "Published x")
+        assert list(Reader(store, *both).look()) == []
+    assert 8 in codes
 
 
 def test_promote_and_rollback_at_the_same_moment(three: Project) -> None:
@@ -188,25 +234,24 @@ def test_promote_and_rollback_at_the_same_moment(three: Project) -> None:
 def test_a_disk_that_is_full_at_each_step(three: Project, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     shutil.copytree(three.images, kept, symlinks=True)
-    with staying(on_tmpfs("size=64m", three.images, tmp_path / "left"), three.root) as machine:
-        store = Store(machine.view(three.images))
+    writes = r"(rename|symlink|mkdir|chmod) .*images"
+    with staying(on_tmpfs("size=32m", three.images, tmp_path / "left"), three.root) as machine:
+        store, filler = Store(machine.view(three.images)), three.images / "filler"
         for name, words in COMMANDS.items():
-            for count in range(1, 20, 3):
-                anew = 'rm -rf "$2"/* "$2"/.[!.]*; cp -a "$1"/. "$2"'
-                argv = [*machine.within, "sh", "-c", anew, "sh", str(kept), str(three.images)]
-                subprocess.run(argv, check=True)
-                filler = three.images / "filler"
-                fill = full(filler, count, r"(rename|symlink|mkdir|chmod) .*images")
-                done = three.run(*words, within=[*machine.within, *fill])
-                assert done.code in (0, 2, 8), done.said
+            anew(machine, kept, three.images)
+            if name == "undelete":
+                three.run(*COMMANDS["gc"], within=machine.within).expect(0)
+            begin = tmp_path / name
+            shutil.copytree(machine.view(three.images), begin, symlinks=True)
+            for count in steps(three, tmp_path, words, writes, machine.within)[::3]:
+                anew(machine, begin, three.images)
+                done = three.run(*words, within=[*machine.within, *full(filler, count, writes)])
+                assert done.code in (0, 8), done.said
                 assert "Traceback" not in done.said
                 assert list(Reader(store).look()) == [], (name, count)
-                if not machine.view(filler).exists():
-                    break
                 machine.view(filler).unlink()
-                three.run("promote", "x:small-r2", within=machine.within).expect(0)
-                assert list(Reader(store).look()) == []
-            assert count > 1 or name == "undelete"
+            three.run("promote", "x:small-r2", within=machine.within).expect(0)
+            assert list(Reader(store).look()) == []
 
 
 @pytest.mark.parametrize("shift", [-400 * 86_400.0, 400 * 86_400.0])

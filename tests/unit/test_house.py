@@ -49,6 +49,7 @@ LAYERS = (
         "diff",
         "treediff",
         "owners",
+        "part",
     ),
     ("schedulers", "unattended", "recurrence", "ledger"),
     ("logins", "listing", "scrub", "origin", "imagerules", "audit"),

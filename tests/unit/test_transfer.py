@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
+import io
 import multiprocessing
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import pytest
 
 from kiln import files, transfer
 from kiln.errors import SpaceError, StoreError, VerifyError
+from kiln.part import Part
 from kiln.transfer import LocalFile, Wanted
 
 DATA = os.urandom(1 << 20) * 3 + b"end"
@@ -28,12 +27,13 @@ class Given:
     def __init__(self, data: bytes = DATA, end: int | None = None, ranges: bool = True) -> None:
         self.data, self.end, self.ranges, self.asked = data, end, ranges, list[int]()
 
-    @contextlib.contextmanager
-    def pieces(self, offset: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+    def send(self, part: Part, offset: int) -> None:
         self.asked.append(offset)
         start = offset if self.ranges else 0
         end = len(self.data) if self.end is None else self.end
-        yield start, (self.data[at : min(at + 100_000, end)] for at in range(start, end, 100_000))
+        part.begin(start)
+        for at in range(start, end, 100_000):
+            part.write(self.data[at : min(at + 100_000, end)])
 
 
 @pytest.fixture
@@ -125,13 +125,15 @@ def test_no_space_is_seen_before_anything_comes(folder: Path, monkeypatch: pytes
 
 
 def test_a_disk_that_fills_up_keeps_what_came(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(stream: IO[bytes], piece: bytes) -> None:
-        if stream.tell() >= 1_000_000:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        stream.write(piece)
+    def full(part: Part, piece: bytes) -> None:
+        with files.translated(folder):
+            if part.size >= 1_000_000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        write(part, piece)
 
+    write = Part.write
     with monkeypatch.context() as patch:
-        patch.setattr(transfer, "_write_all", full)
+        patch.setattr(Part, "write", full)
         with pytest.raises(SpaceError, match="no space left"):
             bring(Given(), folder)
     source = Given()
@@ -194,13 +196,37 @@ def test_a_file_that_is_replaced_during_a_pull(folder: Path, tmp_path: Path) -> 
 
 
 def test_a_disk_that_can_not_be_read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> int:
+    class Broken(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def refused(*_: object) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     (tmp_path / "source").write_bytes(DATA)
-    monkeypatch.setattr(os, "readv", broken)
+    monkeypatch.setattr(Path, "open", lambda path, *_, **__: Broken(path))
+    monkeypatch.setattr(os, "copy_file_range", refused)
     with pytest.raises(StoreError, match=f"cannot read {tmp_path}/source: Input/output error"):
         bring(LocalFile(tmp_path / "source"), folder)
+
+
+@pytest.mark.parametrize("copied", [0, 1 << 20])
+def test_a_system_that_does_not_copy_between_two_disks(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copied: int
+) -> None:
+    """At all, or only the first of it."""
+    real, done = os.copy_file_range, list[int]()
+
+    def copy(source: int, target: int, count: int) -> int:
+        if sum(done) >= copied:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        done.append(real(source, target, min(count, 1 << 19)))
+        return done[-1]
+
+    (tmp_path / "source").write_bytes(DATA)
+    monkeypatch.setattr(os, "copy_file_range", copy)
+    assert bring(LocalFile(tmp_path / "source"), folder)
+    assert (folder / WANTED.file).read_bytes() == DATA and sum(done) == copied
 
 
 def test_a_link_in_the_place_of_the_part_is_not_followed(folder: Path, tmp_path: Path) -> None:
