@@ -33,6 +33,7 @@ TAIL_LINES = 200
 LINE_LIMIT = 4096
 LONGEST_LINE = 1 << 14
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Hear = Callable[[str], None]
 Process = subprocess.Popen[bytes]
 
 
@@ -326,15 +327,12 @@ class _Reader:
     """Collects a child's output: the last lines for messages, every line to the log."""
 
     def __init__(
-        self,
-        log: IO[str] | None,
-        on_line: Callable[[str], None] | None,
-        redact: Callable[[str], str],
-        keep_errors: bool,
+        self, log: IO[str] | None, on_line: Hear | None, redact: Callable[[str], str], keep_errors: bool
     ) -> None:
         self._log, self._on_line, self._redact = log, on_line, redact
         self._keep_errors = keep_errors
         self._buffers: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+        self._cut: set[str] = set()
         self._all: deque[str] = deque(maxlen=TAIL_LINES)
         self._data: deque[str] = deque(maxlen=TAIL_LINES if keep_errors else None)
 
@@ -371,11 +369,16 @@ class _Reader:
         if not data:
             selector.unregister(key.fileobj)
             return
+        # The end of a line that nobody ends is kept, but for what may be a part of a secret: up to a space.
+        data = re.sub(rb"\A[^ \r\n]+", b"", data) if key.data in self._cut else data
         *lines, rest = re.split(rb"\r?\n|\r", self._buffers[key.data] + data)
         for line in lines:
             self._line(key.data, line)
-        # The end of a line that nobody ends is kept, but for what may be half of a secret.
-        self._buffers[key.data] = rest if len(rest) <= LONGEST_LINE else rest[-LINE_LIMIT:].partition(b" ")[2]
+        self._cut -= {key.data} if data else set()
+        if len(rest) > LONGEST_LINE:
+            _, space, rest = rest[-LINE_LIMIT:].partition(b" ")
+            self._cut |= set() if space else {key.data}
+        self._buffers[key.data] = rest
 
     def _line(self, name: str, raw: bytes) -> None:
         if not raw:

@@ -20,7 +20,18 @@ from kiln.manifest import Manifest
 from kiln.resources import BUILD, SMOKE, Resources
 from kiln.run import unbroken
 from kiln.schedulers import choice
-from kiln.schedulers.contract import BLOCKED, DONE, ENDED, LOST, QUEUED, NoAnswer, Request, Scheduler, Status
+from kiln.schedulers.contract import (
+    BLOCKED,
+    DONE,
+    ENDED,
+    FAILED,
+    LOST,
+    QUEUED,
+    NoAnswer,
+    Request,
+    Scheduler,
+    Status,
+)
 
 # A scheduler that has just taken a job may not know it for a moment.
 GRACE_SECONDS = 30.0
@@ -215,9 +226,11 @@ def verdict(entry: Entry, said: Status | None, now: float) -> Status:
     """
     if said and said.cause == BLOCKED and not entry.job.after:
         return replace(said, cause=LOST, reason=said.reason or "its scheduler dropped it before it ran")
-    if said:
+    own = entry.said
+    # A controller that was away takes a job that ended meanwhile for lost; it writes its end last of all.
+    if said and not (said.ended and said.cause not in (DONE, FAILED) and own and own.cause == DONE):
         return said
-    if own := entry.said:
+    if own:
         return own
     if now - entry.job.submitted < GRACE_SECONDS:
         return Status(QUEUED)

@@ -226,7 +226,7 @@ def test_a_controller_that_is_down(farm: Farm) -> None:
     farm.await_layer("build held", "layer 1/1")
     waiting = farm.project.start("jobs", "--wait")
     waiting.until("running")
-    farm.cluster.stop("slurmctld", signal.SIGKILL)
+    farm.cluster.stop("slurmctld")
     try:
         waiting.until("the jobs go on, and it is asked again")
         farm.run("build", "other").expect(22, "Slurm", "invoke jobs")
