@@ -357,3 +357,25 @@ def test_a_lock_is_resolved_anew_and_put_back_where_the_build_fails(
     record = project.store.find("x").record
     assert record and (record.version, record.base_digest) == ("1.0-r2", third)
     states(project, code=0)
+
+
+def test_killed_while_the_lock_is_resolved_it_goes_on_the_next_time(
+    project: Project, upstream: Upstream
+) -> None:
+    upstream.push("1.0", "one")
+    project.manifest("x", [{"run": "true"}], base=f"{upstream.base}:1.0")
+    project.run("lock", "x").expect(0)
+    project.build("x")
+    second = upstream.push("1.0", "two")
+    running = project.start("rebuild", "--json")
+    running.until("resolve x.lock anew")
+    ended = Family(running.pid)
+    running.send(signal.SIGKILL)
+    running.end()
+    ended.assert_ended()
+    assert traces(project.root) == []
+    assert project.store.versions("x") == ["1.0-r1"]
+    assert report(project)["state"] == "running"
+    assert summary(project) == {"x": "built"}
+    assert second in (project.root / "manifests/x.lock").read_text()
+    states(project, code=0)
