@@ -24,7 +24,6 @@ from kiln.schedulers.contract import (
     BLOCKED,
     DONE,
     ENDED,
-    FAILED,
     LOST,
     QUEUED,
     NoAnswer,
@@ -226,11 +225,9 @@ def verdict(entry: Entry, said: Status | None, now: float) -> Status:
     """
     if said and said.cause == BLOCKED and not entry.job.after:
         return replace(said, cause=LOST, reason=said.reason or "its scheduler dropped it before it ran")
-    own = entry.said
-    # A controller that was away takes a job that ended meanwhile for lost; it writes its end last of all.
-    if said and not (said.ended and said.cause not in (DONE, FAILED) and own and own.cause == DONE):
+    if said:
         return said
-    if own:
+    if own := entry.said:
         return own
     if now - entry.job.submitted < GRACE_SECONDS:
         return Status(QUEUED)

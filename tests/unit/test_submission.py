@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,13 +22,12 @@ from kiln.schedulers.contract import (
     ENDED,
     FAILED,
     QUEUED,
-    RUNNING,
     WALLTIME,
     NoAnswer,
     Request,
     Status,
 )  # fmt: skip
-from kiln.submission import Submitter, Work, verdict
+from kiln.submission import Submitter, Work
 from kiln.ui import PlainUi
 
 
@@ -219,16 +217,3 @@ def test_what_counts_is_the_first_that_failed_not_what_it_blocks(submitter: Subm
     with pytest.raises(BlockedError):
         jobreport.conclude(reports[:1])
     jobreport.conclude([jobreport.report(entries[0], Status(ENDED, DONE, 0))])
-
-
-def test_a_job_that_said_that_it_is_done_is_done_whatever_its_controller_missed(submitter: Submitter) -> None:
-    image(submitter.context, "one")
-    [sent] = submitter.submit(Work("build", ["one"]))
-    entry = sent.entry
-    assert entry
-    entry.begins("1")
-    entry.ends(0)
-    assert verdict(entry, Status(ENDED, CANCELLED), time.time()).cause == DONE
-    assert verdict(entry, Status(RUNNING), time.time()).state == RUNNING, "its scheduler will say"
-    entry.ends(6)
-    assert verdict(entry, Status(ENDED, CANCELLED), time.time()).cause == CANCELLED
