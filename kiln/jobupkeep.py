@@ -59,6 +59,7 @@ def submit(context: Context, scheduler: str, names: Sequence[str], options: Sequ
                 raise BlockedError(f"its parent {min(lost)} was not submitted", "mend that first")
             sent += submitter.submit(_work(context, step, options))
         except NoAnswer:
+            report.write(reports.INTERRUPTED, [])
             raise
         except KilnError as error:
             sent.append(Sent(step.state.name, None, problem=error))
