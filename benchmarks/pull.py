@@ -2,8 +2,9 @@
 
     .venv/bin/python -m benchmarks.pull [RUNS [FOLDER]]
 
-A file of 2 GB, in memory when it is read, from one folder in FOLDER (default: /var/tmp) to another; both take
-turns. Prints medians, the ratio of the speeds, and the most memory that a pull's process had.
+A file of 2 GB from one folder in FOLDER (default: /var/tmp) to another; both take turns, first with the file
+on the disk alone (cold), then with it in memory (warm). Prints medians, the ratio of the speeds, and the most
+memory that a pull's process had.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from kiln.record import Record
@@ -83,27 +85,42 @@ def copy(image: Path, folder: Path, store: Store) -> Taken:
     return taken
 
 
+def cool(image: Path) -> None:
+    """Have the system forget what it keeps of the file in memory."""
+    with image.open("rb") as stream:
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def warm(image: Path) -> None:
+    with image.open("rb") as stream:
+        while stream.read(PIECE):
+            pass
+
+
+def compare(store: Store, image: Path, folder: Path, runs: int, prepare: Callable[[Path], None]) -> None:
+    taken: dict[str, list[Taken]] = {"cp": [], "pull": []}
+    for _ in range(runs):
+        prepare(image)
+        taken["cp"].append(copy(image, folder, store))
+        prepare(image)
+        taken["pull"].append(pull(store, folder))
+    for what, each in taken.items():
+        seconds = statistics.median(run.seconds for run in each)
+        copying = statistics.median(run.copying for run in each)
+        speed, memory = SIZE / copying / 1e6, max(run.memory for run in each) / 1e6
+        print(f"{what:<5} {seconds:5.2f} s, copying {copying:5.2f} s: {speed:5.0f} MB/s; {memory:3.0f} MB")
+    cp, kiln = (statistics.median(run.copying for run in taken[what]) for what in ("cp", "pull"))
+    print(f"{prepare.__name__}: pull copies at {cp / kiln:.2f} of cp's speed; load {os.getloadavg()[0]:.1f}")
+
+
 def main(runs: int, place: str) -> None:
     with tempfile.TemporaryDirectory(dir=place) as name:
         store, folder = Store(Path(name) / "images"), Path(name) / "to"
         folder.mkdir()
         image = publish(store)
         print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-        taken: dict[str, list[Taken]] = {"cp": [], "pull": []}
-        for _ in range(runs):
-            taken["cp"].append(copy(image, folder, store))
-            taken["pull"].append(pull(store, folder))
-        for what, each in taken.items():
-            seconds, copying = (
-                statistics.median(times)
-                for times in ([run.seconds for run in each], [run.copying for run in each])
-            )
-            speed, memory = SIZE / copying / 1e6, max(run.memory for run in each) / 1e6
-            print(
-                f"{what:<5} {seconds:5.2f} s, copying {copying:5.2f} s: {speed:5.0f} MB/s; {memory:3.0f} MB"
-            )
-        cp, kiln = (statistics.median(run.copying for run in taken[what]) for what in ("cp", "pull"))
-        print(f"pull copies at {cp / kiln:.2f} of cp's speed; load {os.getloadavg()[0]:.1f}")
+        for prepare in (cool, warm):
+            compare(store, image, folder, runs, prepare)
 
 
 if __name__ == "__main__":

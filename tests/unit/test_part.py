@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -13,8 +14,8 @@ import pytest
 from kiln.errors import SpaceError, StoreError
 from kiln.part import AHEAD, PIECE, Part
 
-# More than all pieces of memory hold.
-DATA = os.urandom(PIECE) * (AHEAD + 4) + b"end"
+# More than the digest may lag behind.
+DATA = os.urandom(PIECE) * (AHEAD // PIECE + 4) + b"end"
 
 
 @pytest.fixture
@@ -61,6 +62,23 @@ def test_what_was_written_is_no_longer_there(
         part.begin(0)
         with pytest.raises(StoreError, match="it has become shorter than 1 bytes"):
             part.write(b"1")
+            part.digest()
+
+
+def test_reading_back_fails_far_before_the_end(
+    stream: IO[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "preadv", broken)
+    counts: list[int] = []
+    with Part(stream, tmp_path / "part", counts.append) as part:
+        part.begin(0)
+        with pytest.raises(StoreError, match="Input/output error"):
+            while part.size < 2 * AHEAD:
+                part.write(DATA[: 8 * PIECE])
+    assert not counts or counts[-1] < 2 * AHEAD
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
