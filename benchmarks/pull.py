@@ -1,10 +1,10 @@
 """How fast `kiln pull` copies and verifies an image from a folder, beside `cp`, which only copies.
 
-    .venv/bin/python -m benchmarks.pull [RUNS [FOLDER]]
+    .venv/bin/python -m benchmarks.pull [ROUNDS [FOLDER]]
 
-A file of 2 GB from one folder in FOLDER (default: /var/tmp) to another; both take turns, first with the file
-on the disk alone (cold), then with it in memory (warm). Prints medians, the ratio of the speeds, and the most
-memory that a pull's process had.
+A file of 2 GB from one folder in FOLDER (default: /var/tmp) to another, first with the file on the disk alone
+(cold), then with it in memory (warm); in a round each has two turns. Prints medians, the ratio of the speeds,
+and the most memory that a pull's process had.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Taken:
     memory: int
 
 
-def publish(store: Store) -> Path:
+def publish(store: Store) -> None:
     """An image of 2 GB that no compression makes smaller."""
     store.folder(RECORD.name).mkdir(parents=True)
     image, digest = store.image(RECORD.name, RECORD.version), hashlib.sha256()
@@ -52,7 +52,6 @@ def publish(store: Store) -> Path:
             stream.write(piece)
     record = dataclasses.replace(RECORD, digest=f"sha256:{digest.hexdigest()}")
     store.record(RECORD.name, RECORD.version).write_text(record.to_json())
-    return image
 
 
 def program(*argv: str, images: Path) -> tuple[Taken, str]:
@@ -79,13 +78,14 @@ def pull(store: Store, folder: Path) -> Taken:
     return dataclasses.replace(taken, copying=step["seconds"])
 
 
-def copy(image: Path, folder: Path, store: Store) -> Taken:
+def copy(store: Store, folder: Path) -> Taken:
+    image = store.image(RECORD.name, RECORD.version)
     taken, _ = program("cp", str(image), str(folder / "copy"), images=store.root)
     (folder / "copy").unlink()
     return taken
 
 
-def cool(image: Path) -> None:
+def cold(image: Path) -> None:
     """Have the system forget what it keeps of the file in memory."""
     with image.open("rb") as stream:
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -97,13 +97,13 @@ def warm(image: Path) -> None:
             pass
 
 
-def compare(store: Store, image: Path, folder: Path, runs: int, prepare: Callable[[Path], None]) -> None:
+def compare(store: Store, folder: Path, rounds: int, prepare: Callable[[Path], None]) -> None:
+    image = store.image(RECORD.name, RECORD.version)
     taken: dict[str, list[Taken]] = {"cp": [], "pull": []}
-    for _ in range(runs):
+    # In both orders: what one left in memory, the next one has to make room for.
+    for what in ("cp", "pull", "pull", "cp") * rounds:
         prepare(image)
-        taken["cp"].append(copy(image, folder, store))
-        prepare(image)
-        taken["pull"].append(pull(store, folder))
+        taken[what].append((copy if what == "cp" else pull)(store, folder))
     for what, each in taken.items():
         seconds = statistics.median(run.seconds for run in each)
         copying = statistics.median(run.copying for run in each)
@@ -113,15 +113,15 @@ def compare(store: Store, image: Path, folder: Path, runs: int, prepare: Callabl
     print(f"{prepare.__name__}: pull copies at {cp / kiln:.2f} of cp's speed; load {os.getloadavg()[0]:.1f}")
 
 
-def main(runs: int, place: str) -> None:
+def main(rounds: int, place: str) -> None:
     with tempfile.TemporaryDirectory(dir=place) as name:
         store, folder = Store(Path(name) / "images"), Path(name) / "to"
         folder.mkdir()
-        image = publish(store)
+        publish(store)
         print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-        for prepare in (cool, warm):
-            compare(store, image, folder, runs, prepare)
+        for prepare in (cold, warm):
+            compare(store, folder, rounds, prepare)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5, sys.argv[2] if len(sys.argv) > 2 else "/var/tmp")
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3, sys.argv[2] if len(sys.argv) > 2 else "/var/tmp")
