@@ -19,6 +19,7 @@ from kiln import files
 from tests import registry_fixture
 from tests.integration.processes import Family, traces
 from tests.integration.project import Project
+from tests.integration.relay import Relay
 from tests.integration.upstream import Upstream
 
 pytestmark = pytest.mark.skipif(
@@ -207,6 +208,33 @@ def test_a_registry_that_is_gone_is_not_known(fleet: Project, upstream: Upstream
     # What is known is done, and what isn't is told.
     assert summary(fleet, code=21) == {"parent": "built", "left": "built", "right": "built"}
     assert list(report(fleet)["not_known"]) == ["lost", "lost2"]
+
+
+def test_a_registry_that_goes_away_halfway_is_not_known_from_there_on(
+    project: Project, upstream: Upstream
+) -> None:
+    names = [f"x{number}" for number in range(12)]
+    with Relay(upstream.registry.host).running() as relay:
+        for name in names:
+            upstream.push("1.0", name, repository=name)
+            project.manifest(name, base=f"{relay.host}/{name}:1.0")
+        project.run("build", "all", "--jobs", "2").expect(0)
+        relay.requests = 0
+        states(project, code=0)
+        asked = relay.requests
+        assert asked >= len(names)
+        for name in names:
+            upstream.push("1.0", "moved", repository=name)
+        relay.requests, relay.allowed = 0, asked // 2
+        found = states(project)
+        due = {name for name in names if kinds(found[name]) == ["base-moved"]}
+        lost = {name for name in names if found[name]["not_known"]}
+        assert due and lost and due | lost == set(names)
+        assert all(relay.host in found[name]["not_known"][0] for name in lost)
+    # Nothing can be built now, and that is told of each: nothing counts as up to date.
+    states(project, code=21)
+    assert summary(project, code=21) == {}
+    assert sorted(report(project)["not_known"]) == sorted(names)
 
 
 @dataclass
