@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kiln import manifest
 from kiln.document import span_of
-from kiln.errors import ManifestError
+from kiln.errors import ManifestError, UsageError
 from kiln.manifest import Manifest
 from kiln.problems import Problem, Span, did_you_mean, quote, render, shown
 from kiln.store import split_version
@@ -58,9 +58,14 @@ class Graph:
         return sorted({*self.nodes, *self.problems})
 
     def node(self, name: str) -> Node:
-        """Raises the `ManifestError` of a manifest with mistakes, `KeyError` for a name that has none."""
+        """Raises the `ManifestError` of a manifest with mistakes, `UsageError` for a name that has none."""
         if name in self.problems:
             raise self.problems[name]
+        if name not in self.nodes:
+            # Names are chosen earlier, and somebody may remove a manifest at any time.
+            raise UsageError(
+                f"there is no manifest of {quote(name)} any more", "see what there is: invoke graph"
+            )
         return self.nodes[name]
 
     def parents(self, name: str) -> tuple[str, ...]:

@@ -47,15 +47,22 @@ def post(site: Site, report: Mapping[str, Any]) -> None:
 
 
 def mail(site: Site, subject: str, lines: Sequence[str]) -> None:
-    """Send a mail to those whom the site names. Raises `BaseError` where the server doesn't take it."""
+    """Send a mail to those whom the site names. Raises `BaseError` where it isn't taken for all."""
     message = EmailMessage()
     message["Subject"], message["From"] = subject, f"kiln@{socket.getfqdn()}"
     message["To"] = ", ".join(site.rebuild.mail)
     message.set_content("\n".join(lines) + "\n")
-    host, _, port = site.rebuild.mail_server.partition(":")
+    where = site.rebuild.mail_server
+    host, _, port = where.partition(":")
     try:
         with smtplib.SMTP(host, int(port or 25), timeout=SECONDS) as server:
-            server.send_message(message)
+            refused = server.send_message(message)
+    except smtplib.SMTPRecipientsRefused as error:
+        refused = error.recipients
     except (OSError, smtplib.SMTPException, ValueError) as error:
-        where = site.rebuild.mail_server
         raise BaseError(f"no mail was sent by {where}: {error}", "look at 'rebuild: mail_server'") from error
+    if refused:
+        to = "; ".join(
+            f"{each}: {code} {why.decode(errors='replace')}" for each, (code, why) in refused.items()
+        )
+        raise BaseError(f"{where} took the mail, but not to {to}", "look at 'rebuild: mail'")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -21,7 +19,6 @@ from kiln.schedulers.contract import (
     DONE,
     ENDED,
     FAILED,
-    QUEUED,
     WALLTIME,
     NoAnswer,
     Request,
@@ -29,36 +26,7 @@ from kiln.schedulers.contract import (
 )  # fmt: skip
 from kiln.submission import Submitter, Work
 from kiln.ui import PlainUi
-
-
-@dataclass
-class Memory:
-    """A scheduler that only remembers; `down` from that many submissions on."""
-
-    name: str = "slurm"
-    requests: list[Request] = field(default_factory=list)
-    status: dict[str, Status] = field(default_factory=dict)
-    cancelled: list[str] = field(default_factory=list)
-    down: int = 1000
-
-    def command(self, request: Request) -> list[str]:
-        return ["true", request.name]
-
-    def submit(self, request: Request) -> str:
-        if len(self.requests) >= self.down:
-            raise NoAnswer("it does not answer")
-        self.requests.append(request)
-        job = str(len(self.requests))
-        self.status[job] = Status(QUEUED)
-        return job
-
-    def query(self, ids: Sequence[str]) -> dict[str, Status]:
-        if self.down == 0:
-            raise NoAnswer("it does not answer")
-        return {job: self.status[job] for job in ids if job in self.status}
-
-    def cancel(self, job: str) -> None:
-        self.cancelled.append(job)
+from tests.unit.memoryscheduler import Memory
 
 
 @pytest.fixture
