@@ -26,6 +26,7 @@ from kiln import (
     leaks,
     lockuse,
     page,
+    pieces,
     preflight,
     provenance,
     publish,
@@ -47,6 +48,7 @@ from kiln.locked import Lock
 from kiln.manifest import Manifest
 from kiln.order import Options, Outcome
 from kiln.origin import Origins
+from kiln.pieces import Measured
 from kiln.plan import Plan, PlannedLayer, Setting
 from kiln.provenance import Contents
 from kiln.record import Finding, LayerRecord, PackageChange, Record, SmokeResult, package_changes
@@ -141,7 +143,8 @@ def build(context: Context, name: str, options: Options) -> Outcome:
         findings = audit_image(work, exported, traces)
         tester = context.runtime(private, options.runtime)
         results = () if options.trial else run_smoke(work, exported, tester)
-        record = describe(work, layers, contents, exported, results, findings, time.monotonic() - started)
+        measured = measure(work, exported)
+        record = describe(work, layers, contents, measured, results, findings, time.monotonic() - started)
         if options.renew and (there := same.find(context, tester, exported, record)):
             return unchanged(context, there, logs)
         published, channel = publish_image(work, exported, record, sign)
@@ -330,7 +333,7 @@ def describe(
     work: Build,
     layers: tuple[LayerRecord, ...],
     contents: Contents,
-    exported: Path,
+    measured: Measured,
     results: tuple[SmokeResult, ...],
     findings: tuple[Finding, ...],
     seconds: float,
@@ -342,8 +345,8 @@ def describe(
         name=manifest.name,
         version="",
         file="",
-        digest=digest(work, exported),
-        size=exported.stat().st_size,
+        digest=measured.digest,
+        size=measured.size,
         base=base.base.text,
         base_digest=base.digest,
         platform_digest=base.platform_digest,
@@ -374,13 +377,14 @@ def describe(
         inputs=came.inputs,
         packages=tuple(replace(package, requires=()) for package in contents.inventory.packages),
         findings=findings,
+        pieces=measured.pieces,
     )
 
 
-def digest(work: Build, exported: Path) -> str:
+def measure(work: Build, exported: Path) -> Measured:
     size = exported.stat().st_size
     with work.step("sha256", "sha256") as step:
-        return "sha256:" + files.sha256_file(exported, lambda done: step.progress(done, size))
+        return pieces.measure(exported, lambda done: step.progress(done, size))
 
 
 def publish_image(work: Build, exported: Path, record: Record, sign: Sign | None) -> tuple[Record, str]:

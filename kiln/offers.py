@@ -50,9 +50,8 @@ class Offer:
 
     @property
     def wanted(self) -> Wanted:
-        return Wanted(
-            self.record.file, self.record.size, self.record.digest, int(record.moment(self.record.built))
-        )
+        found = self.record
+        return Wanted(found.file, found.size, found.digest, int(record.moment(found.built)), found.pieces)
 
 
 class Place(Protocol):
@@ -159,6 +158,9 @@ class WebFile:
 
     def __init__(self, url: str, transport: Transport) -> None:
         self.url, self._transport = url, transport
+
+    def open(self) -> None:
+        """It comes from another machine."""
 
     def send(self, part: Part, offset: int) -> None:
         stop = Event()

@@ -101,6 +101,7 @@ class Record:
     the checkout, '' without git, and `clean` whether nothing in it differed. `companions` are the digests
     of the other files beside the image, by what their names have after the version. `inputs` are the digests
     of what the manifest says (`manifest`), of the files beside it, and of the smoke hooks: `hooks/NAME`.
+    `pieces` are the digests of the file's pieces of 64 MiB; records of older Kilns have none.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Record:
     companions: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    pieces: tuple[str, ...] = ()
     packages: tuple[Package, ...] = ()
     format: int = FORMAT
 
@@ -207,11 +209,18 @@ def parse(text: bytes, place: str) -> Record:
         )
         values["smoke"] = smoke_results(data.get("smoke", ()))
         values["packages"] = tuple(Package(**_known(Package, item)) for item in data.get("packages", ()))
+        values["pieces"] = _texts(data.get("pieces", ()))
         values["findings"] = tuple(Finding(**_known(Finding, item)) for item in data.get("findings", ()))
         return Record(**values)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         look = f"look at it: less {place}"
         raise StoreError(f"{place} can't be read as a record: {error}", look) from error
+
+
+def _texts(data: Sequence[object]) -> tuple[str, ...]:
+    if not isinstance(data, list | tuple) or not all(isinstance(each, str) for each in data):
+        raise TypeError(f"'pieces' is {data!r:.40}")
+    return tuple(map(str, data))
 
 
 def smoke_results(data: Iterable[Mapping[str, Any]]) -> tuple[SmokeResult, ...]:

@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from kiln import files
+from kiln import files, pieces
 from kiln.errors import SpaceError, StoreError, VerifyError
 from kiln.part import PIECE, Part
 from kiln.ui import size_text
 
 RESERVE_BYTES = 64 << 20
+# Of which `st_blocks` counts (stat(2)).
+BLOCK = 512
 
 Progress = Callable[[int, int], None]
 Notify = Callable[[str], None]
@@ -32,17 +34,25 @@ Notify = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to come: `digest` is `sha256:<hex>`, `time` its modification time, in Unix seconds."""
+    """What is to come: `digest` is `sha256:<hex>`, `time` its modification time, in Unix seconds.
+
+    `pieces` are the digests of its pieces, none where they are not known.
+    """
 
     file: str
     size: int
     digest: str
     time: int
+    pieces: tuple[str, ...] = ()
 
 
 class Source(Protocol):
     def send(self, part: Part, offset: int) -> None:
         """Begin `part` at `offset`, or at 0, and add all bytes from there on. Raises `KilnError`."""
+        ...
+
+    def open(self) -> IO[bytes] | None:
+        """The file itself, where it is one of this machine. Raises `KilnError`."""
         ...
 
 
@@ -90,7 +100,8 @@ def _is_there(wanted: Wanted, target: Path) -> bool:
 
 
 def _check_space(wanted: Wanted, part: Path) -> None:
-    there = part.stat().st_size if part.exists() else 0
+    # One that is copied in pieces may have holes.
+    there = part.stat().st_blocks * BLOCK if part.exists() else 0
     needed, free = wanted.size - there + RESERVE_BYTES, files.free_bytes(part.parent)
     if free < needed:
         raise SpaceError(
@@ -100,22 +111,45 @@ def _check_space(wanted: Wanted, part: Path) -> None:
 
 
 def _fill(wanted: Wanted, source: Source, part: Path, notify: Notify, progress: Progress) -> None:
-    """Have all bytes in `part`. What an earlier try left may be damaged: then they come from the start."""
+    """Have all bytes in `part`, verified."""
     with files.translated(part):
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "r+b", buffering=0) as stream:
-        there = os.fstat(descriptor).st_size
-        begin = there if 0 < there <= wanted.size else 0
-        begun, found = _write(wanted, source, stream, part, begin, progress)
-        if begun and found != wanted.digest:
-            notify("what an earlier try left was damaged: it comes from the start")
-            _, found = _write(wanted, source, stream, part, 0, progress)
-    if found != wanted.digest:
+        original = source.open() if len(wanted.pieces) == pieces.count(wanted.size) else None
+        if original:
+            with original:
+                wrong = _copy(wanted, original, stream, part, progress)
+        else:
+            wrong = _receive(wanted, source, stream, part, notify, progress)
+    if wrong:
         part.unlink()
         raise VerifyError(
-            f"{wanted.file} has other bytes than its record says: {found[:19]}…, not {wanted.digest[:19]}…",
+            f"{wanted.file} has other bytes than its record says: {wrong}",
             "it was changed on its disk, or on the way: run it again, and tell whoever keeps the images",
         )
+
+
+def _copy(wanted: Wanted, original: IO[bytes], stream: IO[bytes], part: Path, progress: Progress) -> str:
+    """Copy a file of this machine with several cores; returns which bytes are wrong, '' for none."""
+    total = wanted.size
+    bad = pieces.copy(original, stream, part, total, wanted.pieces, lambda done: progress(done, total))
+    return f"in {len(bad)} of {len(wanted.pieces)} pieces, from byte {bad[0] * pieces.SIZE} on" if bad else ""
+
+
+def _receive(
+    wanted: Wanted, source: Source, stream: IO[bytes], part: Path, notify: Notify, progress: Progress
+) -> str:
+    """Have what a source sends; returns how its digest differs, '' for not.
+
+    What an earlier try left may be damaged: then it comes from the start.
+    """
+    there = os.fstat(stream.fileno()).st_size
+    begin = there if 0 < there <= wanted.size else 0
+    begun, found = _write(wanted, source, stream, part, begin, progress)
+    if begun and found != wanted.digest:
+        notify("what an earlier try left was damaged: it comes from the start")
+        _, found = _write(wanted, source, stream, part, 0, progress)
+    return "" if found == wanted.digest else f"{found[:19]}…, not {wanted.digest[:19]}…"
 
 
 def _write(
@@ -172,13 +206,16 @@ class LocalFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def send(self, part: Part, offset: int) -> None:
+    def open(self) -> IO[bytes]:
         with self._told():
             stream = self.path.open("rb", buffering=0)
-        with stream:
-            # Tells whoever clears the store that it is read; not every file system has locks.
-            with contextlib.suppress(OSError):
-                fcntl.lockf(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # Tells whoever clears the store that it is read; not every file system has locks.
+        with contextlib.suppress(OSError):
+            fcntl.lockf(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return stream
+
+    def send(self, part: Part, offset: int) -> None:
+        with self.open() as stream:
             part.begin(offset)
             stream.seek(offset)
             while part.copy(stream) or self._by_hand(stream, part):

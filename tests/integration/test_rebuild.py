@@ -348,20 +348,6 @@ def test_a_manifest_that_is_removed_meanwhile(fleet: Project, upstream: Upstream
     assert left["error"]["id"] == "usage"
 
 
-def test_the_graph_as_text_and_dot(project: Project) -> None:
-    for name, base in (("parent", "r.io/a:1.0"), ("left", "image:parent"), ("alone", "oci:x")):
-        project.manifest(name, base=base)
-    project.manifest("right", base="image:parent:1.0-r1")
-    text = project.run("graph").expect(0).out
-    assert "r.io/a:1.0\n└── parent\n    └── left\n" in text and "image:parent:1.0-r1\n└── right\n" in text
-    dot = project.run("graph", "--dot").expect(0).out
-    assert '"parent" -> "left";' in dot and '"r.io/a:1.0" -> "parent";' in dot
-    assert '"parent" -> "right" [style=dashed, label="1.0-r1"];' in dot
-    assert "alone" not in project.run("graph", "--name", "left").expect(0).out
-    project.manifest("parent", base="image:left")
-    project.run("graph").expect(3, "images are built on each other")
-
-
 def test_a_lock_is_resolved_anew_and_put_back_where_the_build_fails(
     project: Project, upstream: Upstream
 ) -> None:

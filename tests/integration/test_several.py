@@ -170,3 +170,17 @@ def test_a_disk_that_fills_in_one_of_four(project: Project, tmp_path: Path) -> N
     [greedy] = [event for event in done.events("image-ended") if event["image"] == "greedy"]
     assert "No space left on device" in json.dumps(greedy["error"])
     assert project.workspaces() == []
+
+
+def test_the_graph_as_text_and_dot(project: Project) -> None:
+    for name, base in (("parent", "r.io/a:1.0"), ("left", "image:parent"), ("alone", "oci:x")):
+        project.manifest(name, base=base)
+    project.manifest("right", base="image:parent:1.0-r1")
+    text = project.run("graph").expect(0).out
+    assert "r.io/a:1.0\n└── parent\n    └── left\n" in text and "image:parent:1.0-r1\n└── right\n" in text
+    dot = project.run("graph", "--dot").expect(0).out
+    assert '"parent" -> "left";' in dot and '"r.io/a:1.0" -> "parent";' in dot
+    assert '"parent" -> "right" [style=dashed, label="1.0-r1"];' in dot
+    assert "alone" not in project.run("graph", "--name", "left").expect(0).out
+    project.manifest("parent", base="image:left")
+    project.run("graph").expect(3, "images are built on each other")

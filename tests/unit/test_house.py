@@ -50,6 +50,7 @@ LAYERS = (
         "treediff",
         "owners",
         "part",
+        "pieces",
     ),
     ("schedulers", "unattended", "recurrence", "ledger"),
     ("logins", "listing", "scrub", "origin", "imagerules", "audit"),
