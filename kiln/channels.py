@@ -81,6 +81,8 @@ def deprecate(store: Store, reference: str, until: str, use: str, because: str, 
     _check_date(until)
     if not because:
         raise UsageError("a deprecation needs a reason", "add: --because TEXT")
+    if not use:
+        raise UsageError("a deprecation needs what to use in its place", "add: --use NAME:VERSION")
     replacement = store.find(use)
     if (replacement.name, replacement.version) == (entry.name, entry.version):
         raise UsageError(f"{use} is {reference} itself", "name what to use in its place: --use NAME:VERSION")
@@ -134,6 +136,8 @@ def _check_tested(entry: Entry) -> None:
 
 
 def _check_date(text: str) -> None:
+    if not text:
+        raise UsageError("a deprecation needs the day until which it may be used", "add: --until 2027-01-31")
     try:
         day = date.fromisoformat(text)
     except ValueError:

@@ -6,12 +6,19 @@ The only place that exits. Owns the options that commands share, and what severa
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+from invoke.collection import Collection
 from invoke.exceptions import Exit
+from invoke.program import Program
+from invoke.tasks import Task
+from invoke.tasks import task as invoke_task
 
 from kiln import files, ui
 from kiln.checkout import find_root
@@ -32,6 +39,26 @@ HELP = {
     "on": "the scheduler that does it as jobs: pbs or slurm; 'here' for none (default: the site's)",
     "wait": "follow the jobs to their end",
 }
+
+
+class Command(Task[Any]):
+    """A task that explains itself, too: Invoke takes the --help of `show --help` for the name it wants."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Invoke takes each text out of its own when it reads the arguments.
+        self.texts = dict(kwargs.get("help") or {})
+        super().__init__(*args, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not {"--help", "-h"}.isdisjoint(each for each in kwargs.values() if isinstance(each, str)):
+            name, known = Path(sys.argv[0]).name, self.name.rstrip("_")
+            alone = Collection(Task(self.body, name=known, help=self.texts))
+            with command(as_json=False):
+                return Program(namespace=alone, binary=name).run([name, "--help", known])
+        return super().__call__(*args, **kwargs)
+
+
+task = functools.partial(invoke_task, klass=Command)
 
 
 @contextlib.contextmanager

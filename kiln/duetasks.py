@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 
 from invoke.context import Context as InvokeContext
-from invoke.tasks import task
 
 from kiln import jobtasks
-from kiln.command import for_each, opened, options
+from kiln.command import for_each, opened, options, task
 from kiln.selection import select
 
 

@@ -10,10 +10,9 @@ from dataclasses import asdict
 from typing import Any
 
 from invoke.context import Context as InvokeContext
-from invoke.tasks import task
 
 from kiln import jobview
-from kiln.command import opened, options
+from kiln.command import opened, options, task
 from kiln.context import Context
 from kiln.errors import BlockedError, UsageError
 from kiln.schedulers.contract import Status

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from invoke.context import Context as InvokeContext
-from invoke.tasks import task
 
 from kiln import storeview
-from kiln.command import opened, options
+from kiln.command import opened, options, task
 from kiln.errors import SmokeFailure
 from kiln.standing import Standings
 
@@ -150,8 +149,8 @@ def rollback(
 def deprecate(
     _: InvokeContext,
     name: str,
-    until: str,
-    use: str,
+    until: str = "",
+    use: str = "",
     because: str = "",
     site: str | None = None,
     images: str | None = None,

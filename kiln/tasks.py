@@ -15,7 +15,6 @@ from invoke.collection import Collection
 from invoke.context import Context as InvokeContext
 from invoke.exceptions import Exit
 from invoke.program import Program
-from invoke.tasks import task
 
 from kiln import (
     __version__,
@@ -29,7 +28,7 @@ from kiln import (
     storetasks,
 )
 from kiln.checkout import find_root
-from kiln.command import command, for_each, opened, options
+from kiln.command import command, for_each, opened, options, task
 from kiln.errors import UsageError
 from kiln.run import attach, host_environment
 from kiln.standing import Standings

@@ -144,3 +144,11 @@ def test_a_reader_that_goes_away_is_no_error(stocked: Project) -> None:
     done = stocked.run("list", within=within)
     assert done.code == 141
     assert done.err == ""
+
+
+@pytest.mark.parametrize(
+    "asked", [("show", "--help"), ("pull", "-h"), ("build", "x", "--help"), ("shell", "-h")]
+)
+def test_a_command_explains_itself(project: Project, asked: list[str]) -> None:
+    wanted = project.run("--help", asked[0]).expect(0, "Docstring:", "the site profile").out
+    assert project.run(*asked).expect(0).out.split("\n", 1)[1] == wanted.split("\n", 1)[1]

@@ -137,6 +137,8 @@ def test_a_deprecation_says_until_when_and_what_to_use(store: Store, put: Publis
         ("2020-01-01", "demo:1.0-r2", "x", "has passed"),
         ("9999-01-31", "demo:1.0-r1", "x", "is demo:1.0-r1 itself"),
         ("9999-01-31", "demo:1.0-r2", "", "needs a reason"),
+        ("9999-01-31", "", "x", "needs what to use in its place"),
+        ("", "demo:1.0-r2", "x", "needs the day"),
         ("9999-01-31", "other", "x", "no image 'other'"),
     ):
         with pytest.raises(KilnError, match=words):
