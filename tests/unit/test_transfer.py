@@ -8,11 +8,12 @@ import io
 import multiprocessing
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kiln import files, transfer
+from kiln import files, pieces, transfer
 from kiln.errors import SpaceError, StoreError, VerifyError
 from kiln.part import Part
 from kiln.transfer import LocalFile, Wanted
@@ -244,3 +245,54 @@ def test_a_link_in_the_place_of_the_part_is_not_followed(folder: Path, tmp_path:
 def test_a_missing_source(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot read"):
         bring(LocalFile(tmp_path / "none"), folder)
+
+
+@pytest.fixture
+def in_pieces(monkeypatch: pytest.MonkeyPatch) -> Wanted:
+    monkeypatch.setattr(pieces, "SIZE", 1 << 20)
+    each = [DATA[at : at + pieces.SIZE] for at in range(0, len(DATA), pieces.SIZE)]
+    return replace(WANTED, pieces=tuple(f"sha256:{hashlib.sha256(piece).hexdigest()}" for piece in each))
+
+
+@pytest.mark.parametrize("there", [b"", DATA[:100], bytes(1 << 20) + DATA[1 << 20 :], DATA + b"more"])
+def test_a_local_file_comes_in_pieces(folder: Path, tmp_path: Path, in_pieces: Wanted, there: bytes) -> None:
+    """Whatever an earlier try left of it, holes included."""
+    folder.mkdir()
+    (folder / f".{WANTED.file}.part").write_bytes(there)
+    (tmp_path / "source").write_bytes(DATA)
+    steps: list[tuple[int, int]] = []
+    source = LocalFile(tmp_path / "source")
+    assert transfer.bring(in_pieces, source, folder, pytest.fail, lambda *step: steps.append(step))
+    assert (folder / WANTED.file).read_bytes() == DATA and names(folder) == [WANTED.file]
+    assert steps == sorted(steps) and steps[-1] == (len(DATA), len(DATA))
+
+
+def test_a_piece_with_other_bytes_is_not_taken(folder: Path, tmp_path: Path, in_pieces: Wanted) -> None:
+    (tmp_path / "source").write_bytes(DATA[: 1 << 20] + b"\0" * (1 << 20) + DATA[2 << 20 :])
+    with pytest.raises(VerifyError, match=f"in 1 of 4 pieces, from byte {1 << 20} on"):
+        bring(LocalFile(tmp_path / "source"), folder, in_pieces)
+    assert names(folder) == []
+
+
+def test_a_file_that_is_replaced_while_it_comes_in_pieces(
+    folder: Path, tmp_path: Path, in_pieces: Wanted
+) -> None:
+    place = tmp_path / "source"
+    place.write_bytes(DATA)
+
+    def change(done: int, total: int) -> None:
+        (tmp_path / "new").write_bytes(b"another")
+        (tmp_path / "new").rename(place)
+
+    assert transfer.bring(in_pieces, LocalFile(place), folder, pytest.fail, change)
+    assert (folder / WANTED.file).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("number", [0, 3, 5])
+def test_a_record_whose_pieces_are_not_those_of_its_size(
+    folder: Path, tmp_path: Path, in_pieces: Wanted, number: int
+) -> None:
+    (tmp_path / "source").write_bytes(DATA)
+    odd = replace(in_pieces, pieces=(in_pieces.pieces * 2)[:number])
+    assert bring(LocalFile(tmp_path / "source"), folder, odd)
+    assert (folder / WANTED.file).read_bytes() == DATA
