@@ -42,7 +42,7 @@ def measure(path: Path, on_bytes: Callable[[int], None]) -> Measured:
     whole, pieces, done = hashlib.sha256(), list[str](), 0
     with path.open("rb", buffering=0) as stream, ThreadPoolExecutor(1) as other:
         piece = hashlib.sha256()
-        while chunk := stream.read(files.CHUNK):
+        while chunk := stream.read(min(files.CHUNK, SIZE - done % SIZE)):
             both = other.submit(whole.update, chunk)
             piece.update(chunk)
             both.result()

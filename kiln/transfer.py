@@ -115,7 +115,8 @@ def _fill(wanted: Wanted, source: Source, part: Path, notify: Notify, progress: 
     with files.translated(part):
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "r+b", buffering=0) as stream:
-        original = source.open() if len(wanted.pieces) == pieces.count(wanted.size) else None
+        in_pieces = wanted.pieces and len(wanted.pieces) == pieces.count(wanted.size)
+        original = source.open() if in_pieces else None
         if original:
             with original:
                 wrong = _copy(wanted, original, stream, part, progress)

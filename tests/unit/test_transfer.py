@@ -296,3 +296,10 @@ def test_a_record_whose_pieces_are_not_those_of_its_size(
     odd = replace(in_pieces, pieces=(in_pieces.pieces * 2)[:number])
     assert bring(LocalFile(tmp_path / "source"), folder, odd)
     assert (folder / WANTED.file).read_bytes() == DATA
+
+
+def test_an_empty_file(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "source").touch()
+    empty = replace(WANTED, size=0, digest=f"sha256:{hashlib.sha256().hexdigest()}")
+    assert bring(LocalFile(tmp_path / "source"), folder, empty)
+    assert (folder / WANTED.file).read_bytes() == b""
