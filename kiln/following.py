@@ -126,7 +126,9 @@ class Follower:
 
 
 def follow(context: Context, entries: Sequence[Entry]) -> None:
-    """Follow jobs until all have ended."""
+    """Follow jobs until all have ended; says nothing where there are none."""
+    if not entries:
+        return
     watched = [
         Watched(entry, Reader(entry.events), entry.status if entry.settled else Status(""))
         for entry in entries

@@ -173,6 +173,11 @@ def test_a_wait_goes_by_the_jobs_own_word_while_the_scheduler_is_silent(
     assert caught.value.exit_code == 6
 
 
+def test_nothing_to_wait_for_is_not_waited_for(context: Context, said: io.StringIO) -> None:
+    following.follow(context, [])
+    assert not said.getvalue()
+
+
 def test_what_counts_is_the_first_that_failed_not_what_it_blocks(submitter: Submitter) -> None:
     for name in ("a", "b"):
         image(submitter.context, name)
