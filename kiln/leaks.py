@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from kiln import files, masking, search
+from kiln import files, masking
 from kiln.run import run
 from kiln.runtime import namespace
 from kiln.search import Changed
@@ -18,16 +18,16 @@ UNPACK_SECONDS = 3600.0
 
 
 def found(changed: Changed, values: Mapping[str, str], env: Mapping[str, str]) -> list[str]:
-    """A line for each file below the first folder of `changed` that holds one of `values`, by their names."""
-    names = {form: name for name, value in values.items() for form in masking.traces(value)}
+    """A line for each file below the one folder of `changed` and each of `values` in it, by its name."""
+    forms = {name: masking.traces(value) for name, value in values.items()}
+    if not changed.holding({form for each in forms.values() for form in each}, env, settings=False):
+        return []
     [top] = changed.folders
-    lines = []
-    for path in changed.holding(names.keys(), env, settings=False):
-        name = search.which(path, names)
-        lines.append(
-            f"error    /{path.relative_to(top)}: holds {f'the secret {name}' if name else 'a secret'}"
-        )
-    return lines
+    return sorted(
+        f"error    /{path.relative_to(top)}: holds the secret {name}"
+        for name, each in forms.items()
+        for path in changed.holding(each, env, settings=False)
+    )
 
 
 def in_image(image: Path, values: Mapping[str, str], private: Path, env: Mapping[str, str]) -> list[str]:

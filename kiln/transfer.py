@@ -113,7 +113,7 @@ def _check_space(wanted: Wanted, part: Path) -> None:
 def _fill(wanted: Wanted, source: Source, part: Path, notify: Notify, progress: Progress) -> None:
     """Have all bytes in `part`, verified."""
     with files.translated(part):
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = _opened(part)
     with os.fdopen(descriptor, "r+b", buffering=0) as stream:
         in_pieces = wanted.pieces and len(wanted.pieces) == pieces.count(wanted.size)
         original = source.open() if in_pieces else None
@@ -128,6 +128,20 @@ def _fill(wanted: Wanted, source: Source, part: Path, notify: Notify, progress: 
             f"{wanted.file} has other bytes than its record says: {wrong}",
             "it was changed on its disk, or on the way: run it again, and tell whoever keeps the images",
         )
+
+
+def _opened(part: Path) -> int:
+    """A descriptor of it, to read and write: also where a pull was killed when only the name was missing."""
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(part, os.O_RDWR | os.O_CREAT | flags, 0o600)
+    except PermissionError:
+        closed = os.open(part, os.O_RDONLY | flags)
+    try:
+        os.fchmod(closed, 0o600)
+    finally:
+        os.close(closed)
+    return os.open(part, os.O_RDWR | flags)
 
 
 def _copy(wanted: Wanted, original: IO[bytes], stream: IO[bytes], part: Path, progress: Progress) -> str:

@@ -15,8 +15,8 @@ _ROOT = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
 # The owner of the files, with no right but an ordinary user's.
 AS_USER = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 NO_NAMESPACES = (*_ROOT, 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"', "sh")
-# Not even a loopback that is up.
-NO_NETWORK = ("unshare", "--user", "--map-root-user", "--net")
+# Not even a loopback that is up. Whoever starts it stays who they are: some folders have their number.
+NO_NETWORK = ("unshare", "--user", "--map-current-user", "--net")
 _READ_ONLY = """\
 mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 99
 shift; exec "$@"

@@ -17,6 +17,9 @@ from kiln.squashfs import arguments
 LINE = "-rw-r--r-- 0/0                       0 2026-11-25 10:08 squashfs-root/usr/lib/{}/module_{}.py"
 
 
+AS_ROOT = ("unshare", "--user", "--map-root-user")
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     (tmp_path / "tree").mkdir()
@@ -29,7 +32,8 @@ def env() -> dict[str, str]:
 
 def packed(tree: Path) -> Path:
     image = tree.with_name("x.sqsh")
-    run(["mksquashfs", str(tree), str(image), *arguments(())], what="pack", env=env(), timeout=60)
+    # As in a build: there the caller is root, and reads every file.
+    run([*AS_ROOT, "mksquashfs", str(tree), str(image), *arguments(())], what="pack", env=env(), timeout=60)
     return image
 
 

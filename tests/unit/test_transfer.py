@@ -106,6 +106,16 @@ def test_whatever_lies_there_of_another_time(folder: Path, there: bytes) -> None
     assert said == ["what an earlier try left was damaged: it comes from the start"][: there[-1:] == b"x"]
 
 
+def test_one_that_was_killed_before_it_got_its_name(folder: Path) -> None:
+    folder.mkdir()
+    part = folder / f".{WANTED.file}.part"
+    part.write_bytes(DATA)
+    part.chmod(0o444)
+    source = Given()
+    assert bring(source, folder) and source.asked == [len(DATA)]
+    assert names(folder) == [WANTED.file]
+
+
 def test_other_bytes_are_not_kept(folder: Path) -> None:
     changed = DATA[:5000] + b"x" + DATA[5001:]
     with pytest.raises(VerifyError, match="has other bytes than its record says"):
