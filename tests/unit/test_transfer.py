@@ -264,7 +264,11 @@ def in_pieces(monkeypatch: pytest.MonkeyPatch) -> Wanted:
     return replace(WANTED, pieces=tuple(f"sha256:{hashlib.sha256(piece).hexdigest()}" for piece in each))
 
 
-@pytest.mark.parametrize("there", [b"", DATA[:100], bytes(1 << 20) + DATA[1 << 20 :], DATA + b"more"])
+@pytest.mark.parametrize(
+    "there",
+    [b"", DATA[:100], bytes(1 << 20) + DATA[1 << 20 :], DATA + b"more"],
+    ids=["nothing", "little", "a hole", "too much"],
+)
 def test_a_local_file_comes_in_pieces(folder: Path, tmp_path: Path, in_pieces: Wanted, there: bytes) -> None:
     """Whatever an earlier try left of it, holes included."""
     folder.mkdir()
