@@ -141,6 +141,6 @@ def _create(context: Context, name: str, path: Path) -> str:
             raise RuntimeFailure(
                 f"enroot could not create {name}: {said}",
                 f"if it is there already: enroot remove {name}; the image is at {path}",
-                error.result.tail(5),
+                [line for line in error.result.tail(5) if line != said],
             ) from error
     return name
