@@ -131,9 +131,10 @@ class _Copying:
         if end <= self.there and self._digest(begin, end, None) == wanted:
             return True
         source = self.sources.get()
-        found = self._digest(begin, end, partial(self._move, source.fileno()))
-        self.sources.put(source)
-        return found == wanted
+        try:
+            return self._digest(begin, end, partial(self._move, source.fileno())) == wanted
+        finally:
+            self.sources.put(source)
 
     def _digest(self, begin: int, end: int, fill: Callable[[int, int], None] | None) -> str:
         """Of what is in the target from `begin` to `end`, once `fill`, where given, has put it there."""
