@@ -88,7 +88,7 @@ class _Digest:
         self._descriptor, self._hash = descriptor, hashlib.sha256()
         self._written = self._done = 0
         self._ended = False
-        self._failed: OSError | None = None
+        self._failed: Exception | None = None
         self._moved = threading.Condition()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -124,7 +124,8 @@ class _Digest:
         try:
             while (end := self._wait()) > self._done:
                 self._read(room, min(end, self._done + STRETCH))
-        except OSError as error:
+        except Exception as error:
+            # Whatever it is: who writes would wait for this thread without end.
             with self._moved:
                 self._failed = error
                 self._moved.notify()
