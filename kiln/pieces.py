@@ -23,7 +23,7 @@ from kiln.errors import StoreError
 
 SIZE = 1 << 26
 """Bytes of a piece; the last one of a file may have fewer. Part of the record's format."""
-# Bytes that are copied, and then read back and digested while a core's own cache still has them.
+# Bytes that are read, written and digested while a core's own cache has them.
 STRETCH = 1 << 18
 MOST_THREADS = 4
 
@@ -71,15 +71,15 @@ def copy(
 ) -> list[int]:
     """Have `size` bytes of `source` in `target`, the open file `path`; returns which pieces have other bytes.
 
-    A piece that is in `target` already is not copied. What is digested is what is read back from there.
-    Raises `StoreError`, `SpaceError`.
+    A piece that is in `target` already is not copied. Raises `StoreError`, `SpaceError`.
     """
     with files.translated(path):
         there = os.fstat(target.fileno()).st_size
         if there > size:
             target.truncate(size)
     copying = _Copying(str(source.name), target, path, min(there, size), size, wanted)
-    threads = min(MOST_THREADS, len(os.sched_getaffinity(0)), count(size))
+    # One more than cores: each waits now and then, for the disk or for memory.
+    threads = min(MOST_THREADS, len(os.sched_getaffinity(0)) + 1, count(size))
     with contextlib.ExitStack() as ending:
         for _ in range(threads):
             copying.sources.put(ending.enter_context(_again(source)))
@@ -128,48 +128,46 @@ class _Copying:
         """Have that piece in the target; whether it has the bytes of its digest."""
         begin, wanted = number * SIZE, self.wanted[number]
         end = min(begin + SIZE, self.size)
-        if end <= self.there and self._digest(begin, end, None) == wanted:
+        if end <= self.there and self._digest(begin, end, self._kept) == wanted:
             return True
         source = self.sources.get()
         try:
-            return self._digest(begin, end, partial(self._move, source.fileno())) == wanted
+            return self._digest(begin, end, partial(self._copied, source.fileno())) == wanted
         finally:
             self.sources.put(source)
 
-    def _digest(self, begin: int, end: int, fill: Callable[[int, int], None] | None) -> str:
-        """Of what is in the target from `begin` to `end`, once `fill`, where given, has put it there."""
-        digest, room = hashlib.sha256(), memoryview(bytearray(STRETCH))
-        for place in range(begin, end, STRETCH):
+    def _digest(self, begin: int, end: int, taken: Callable[[memoryview, int], int]) -> str:
+        """Of what is from `begin` to `end`; `taken` puts some of it into memory, and returns how much."""
+        digest, room, place = hashlib.sha256(), memoryview(bytearray(STRETCH)), begin
+        while place < end:
             if self.stop.is_set():
                 raise _Stopped
-            length = min(STRETCH, end - place)
-            if fill:
-                fill(place, length)
-            with files.translated(self.path):
-                if os.preadv(self.target.fileno(), [room[:length]], place) < length:
-                    raise OSError(f"it has become shorter than {place + length} bytes")
-            digest.update(room[:length])
+            count = taken(room[: end - place], place)
+            digest.update(room[:count])
+            place += count
         return f"sha256:{digest.hexdigest()}"
 
-    def _move(self, source: int, place: int, length: int) -> None:
-        """Copy a stretch to the same place: by the system, or by hand between disks where it can't."""
-        end = place + length
-        while place < end:
-            try:
-                moved = os.copy_file_range(source, self.target.fileno(), end - place, place, place)
-            except OSError:
-                moved = self._by_hand(source, place, end - place)
-            if not moved:
-                raise StoreError(f"{self.name} ended after {place} of {self.size} bytes", "run it again")
-            place += moved
+    def _kept(self, room: memoryview, place: int) -> int:
+        """What is in the target already."""
+        with files.translated(self.path):
+            count = os.preadv(self.target.fileno(), [room], place)
+            if not count:
+                raise OSError(f"it has become shorter than {self.there} bytes")
+        return count
 
-    def _by_hand(self, source: int, place: int, length: int) -> int:
+    def _copied(self, source: int, room: memoryview, place: int) -> int:
+        """What is in the source, and now in the target, too."""
         try:
-            data = os.pread(source, length, place)
+            count = os.preadv(source, [room], place)
         except OSError as error:
             raise StoreError(f"cannot read {self.name}: {error.strerror}") from error
+        if not count:
+            raise StoreError(f"{self.name} ended after {place} of {self.size} bytes", "run it again")
         with files.translated(self.path):
-            return os.pwrite(self.target.fileno(), data, place)
+            done = 0
+            while done < count:
+                done += os.pwrite(self.target.fileno(), room[done:count], place + done)
+        return count
 
 
 class _Stopped(Exception):
