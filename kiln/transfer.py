@@ -136,7 +136,8 @@ def _opened(part: Path) -> int:
     try:
         return os.open(part, os.O_RDWR | os.O_CREAT | flags, 0o600)
     except PermissionError:
-        closed = os.open(part, os.O_RDONLY | flags)
+        # In a folder that others write to it may be anything: a pipe would wait for who writes to it.
+        closed = os.open(part, os.O_RDONLY | os.O_NONBLOCK | flags)
     try:
         os.fchmod(closed, 0o600)
     finally:

@@ -116,6 +116,14 @@ def test_one_that_was_killed_before_it_got_its_name(folder: Path) -> None:
     assert names(folder) == [WANTED.file]
 
 
+@pytest.mark.parametrize("mode", [0o444, 0o600])
+def test_a_pipe_in_the_place_of_the_part(folder: Path, mode: int) -> None:
+    folder.mkdir()
+    os.mkfifo(folder / f".{WANTED.file}.part", mode)
+    with pytest.raises(StoreError, match="cannot write"):
+        bring(Given(), folder)
+
+
 def test_other_bytes_are_not_kept(folder: Path) -> None:
     changed = DATA[:5000] + b"x" + DATA[5001:]
     with pytest.raises(VerifyError, match="has other bytes than its record says"):
