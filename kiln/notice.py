@@ -63,6 +63,6 @@ def mail(site: Site, subject: str, lines: Sequence[str]) -> None:
         raise BaseError(f"no mail was sent by {where}: {error}", "look at 'rebuild: mail_server'") from error
     if refused:
         to = "; ".join(
-            f"{each}: {code} {why.decode(errors='replace')}" for each, (code, why) in refused.items()
+            f"{each}: {code} {why.decode(errors='replace')!r}" for each, (code, why) in refused.items()
         )
-        raise BaseError(f"{where} took the mail, but not to {to}", "look at 'rebuild: mail'")
+        raise BaseError(f"{where} takes no mail to {to}", "look at 'rebuild: mail'")
